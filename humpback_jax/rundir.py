@@ -1,0 +1,231 @@
+"""The run directory: a folder for each stage, atomic shards with done markers, fingerprints.
+
+    RUN_DIR/<stage>/
+        config.json                   what the stage was made from: config and input digests
+        shards/part-00007.parquet     the stage's records
+        shards/part-00007.done.json   counts, fingerprint, sha256 (the shard counts once it exists)
+        rejects/part-00007.parquet    what was not passed on, each with its named reason
+        stage.json                    written last: the stage is done
+
+A stage's fingerprint is a hash of its configuration and of the digests of its inputs. A stage
+that is done under the same fingerprint is skipped; under another one it refuses to go on. All
+writes go to a temporary name first and are renamed, so a kill at any moment leaves no half file.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from etils import epath
+
+from humpback_jax import records
+from humpback_jax.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """The conservation law of a stage: taken in = passed on + rejects by reason + errors."""
+
+    records_in: int
+    records_out: int
+    rejects: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    errors: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        reasons = sorted({*self.rejects, *other.rejects})
+        return Counts(
+            self.records_in + other.records_in,
+            self.records_out + other.records_out,
+            {r: self.rejects.get(r, 0) + other.rejects.get(r, 0) for r in reasons},
+            self.errors + other.errors,
+        )
+
+    def check(self, where: str) -> None:
+        """Raises RuntimeError if a record was lost or invented: that is a bug, not bad input."""
+        accounted = self.records_out + sum(self.rejects.values()) + self.errors
+        if self.records_in != accounted:
+            raise RuntimeError(f"{where} lost records: {self.records_in} in, {accounted} accounted")
+
+    def __str__(self) -> str:
+        rejected = ", ".join(f"{reason} {n}" for reason, n in self.rejects.items() if n)
+        text = f"{self.records_in} in = {self.records_out} out"
+        text += f" + {sum(self.rejects.values())} rejected" + (f" ({rejected})" if rejected else "")
+        return text + f" + {self.errors} errors"
+
+
+def fingerprint(value: Any) -> str:
+    """Returns 16 hex digits of a JSON-able value; equal values, equal digits."""
+    text = json.dumps(value, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{value!r} cannot be part of a fingerprint")
+
+
+def write_atomic(path: epath.Path, content: bytes | str) -> None:
+    """Writes a file under a temporary name in its folder and renames it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".tmp-{uuid.uuid4().hex}-{path.name}"
+    try:
+        if isinstance(content, str):
+            content = content.encode()
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"{path} could not be written ({error.strerror or error}): free space or make the "
+            "folder writable, then run the same command again; what is done is kept"
+        ) from error
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+    """Writes a JSON file atomically."""
+    write_atomic(path, json.dumps(value, indent=1, sort_keys=True, default=_plain) + "\n")
+
+
+def shard_name(index: int) -> str:
+    """Returns the stem of a shard's files: part-00007."""
+    return f"part-{index:05d}"
+
+
+class StageDir:
+    """The folder of one stage in a run directory.
+
+    Picklable, so Beam workers write shards through it.
+    """
+
+    def __init__(self, run_dir: epath.PathLike, name: str):
+        self.name = name
+        self.path = epath.Path(run_dir) / name
+
+    # The stage as a whole.
+
+    def is_done(self) -> bool:
+        return (self.path / "stage.json").exists()
+
+    def summary(self) -> dict[str, Any]:
+        """Returns stage.json: counts, seconds, digest and whatever `finish` was given."""
+        return json.loads((self.path / "stage.json").read_text())
+
+    @property
+    def digest(self) -> str:
+        """The digest of the finished stage's outputs, which later stages depend on."""
+        return self.summary()["digest"]
+
+    def begin(self, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+        """Opens the stage for its configuration and returns the fingerprint.
+
+        Args:
+          config: everything that decides the outputs, JSON-able (dataclasses too).
+          inputs: digest of each input by name.
+
+        Raises:
+          UserError: the folder holds work made with another configuration or other inputs.
+        """
+        plain = json.loads(json.dumps({"config": config, "inputs": inputs}, default=_plain))
+        path = self.path / "config.json"
+        if path.exists():
+            before = json.loads(path.read_text())
+            if before != plain:
+                changed = ", ".join(sorted(_differences(before, plain)))
+                raise UserError(
+                    f"{self.path} was made with another configuration ({changed}): choose another "
+                    f"RUN_DIR, or delete that folder to remake the stage and what follows it"
+                )
+        else:
+            write_json(path, plain)
+        return fingerprint(plain)
+
+    def finish(
+        self, counts: Counts, digest: str, seconds: float, **extra: Any
+    ) -> None:
+        """Checks conservation and writes stage.json, after which the stage is done."""
+        counts.check(f"stage {self.name}")
+        summary = {"stage": self.name, "counts": counts, "digest": digest, "seconds": seconds}
+        write_json(self.path / "stage.json", {**summary, "finished": time.time(), **extra})
+
+    # Its shards.
+
+    def shard_path(self, index: int, folder: str = "shards") -> epath.Path:
+        return self.path / folder / f"{shard_name(index)}.parquet"
+
+    def marker(self, index: int, folder: str = "shards") -> epath.Path:
+        return self.path / folder / f"{shard_name(index)}.done.json"
+
+    def todo(self, count: int, fingerprint: str, folder: str = "shards") -> list[int]:
+        """Returns the indices below `count` whose done marker is absent or of another config."""
+        return [i for i in range(count) if not self._is_shard_done(i, fingerprint, folder)]
+
+    def _is_shard_done(self, index: int, fingerprint: str, folder: str) -> bool:
+        marker = self.marker(index, folder)
+        return marker.exists() and json.loads(marker.read_text())["fingerprint"] == fingerprint
+
+    def write_shard(
+        self,
+        index: int,
+        cls: type[T],
+        rows: Iterable[T],
+        counts: Counts,
+        fingerprint: str,
+        rejects: Sequence[records.Reject] = (),
+        folder: str = "shards",
+    ) -> None:
+        """Writes a shard, its rejects and then its done marker; each appears whole or not at all.
+
+        `folder` is "shards" for the stage's result, another name for its intermediate shards.
+        """
+        counts.check(f"shard {index} of stage {self.name}")
+        content = records.to_parquet(cls, rows)
+        write_atomic(self.shard_path(index, folder), content)
+        if rejects:
+            rejected = records.to_parquet(records.Reject, rejects)
+            suffix = "" if folder == "shards" else f"-{folder}"
+            write_atomic(self.shard_path(index, "rejects" + suffix), rejected)
+        sha256 = hashlib.sha256(content).hexdigest()
+        marker = {"counts": counts, "fingerprint": fingerprint, "sha256": sha256}
+        write_json(self.marker(index, folder), marker)
+
+    def markers(self, folder: str = "shards") -> list[dict[str, Any]]:
+        """Returns the done markers of all finished shards, in order of their index."""
+        paths = sorted((self.path / folder).glob("part-*.done.json"))
+        return [json.loads(path.read_text()) for path in paths]
+
+    def counts(self, folder: str = "shards") -> Counts:
+        """Returns the sum of the finished shards' counts."""
+        return sum((Counts(**m["counts"]) for m in self.markers(folder)), Counts(0, 0))
+
+    def shards_digest(self, folder: str = "shards") -> str:
+        """Returns the digest of the finished shards: equal digests, equal bytes."""
+        return fingerprint([m["sha256"] for m in self.markers(folder)])
+
+    def read(self, cls: type[T], folder: str = "shards") -> Iterator[T]:
+        """Yields the records of all finished shards in order of their index."""
+        for marker in sorted((self.path / folder).glob("part-*.done.json")):
+            stem = marker.name.removesuffix(".done.json")
+            yield from records.read_parquet(cls, marker.parent / f"{stem}.parquet")
+
+    def read_rejects(self, folder: str = "rejects") -> Iterator[records.Reject]:
+        """Yields the rejects of the stage."""
+        for path in sorted((self.path / folder).glob("part-*.parquet")):
+            yield from records.read_parquet(records.Reject, path)
+
+
+def _differences(before: Any, after: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in {*before, *after}:
+            yield from _differences(before.get(key), after.get(key), f"{prefix}.{key}".lstrip("."))
+    elif before != after:
+        yield f"{prefix} {before!r} -> {after!r}"
