@@ -1,0 +1,93 @@
+"""Attention over the keys of a batch, and over a prefix that the whole batch shares; its masks."""
+
+import math
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from humpback_jax.models.config import LlamaConfig
+
+MASKED = -1e30
+
+
+@flax.struct.dataclass
+class KVCache:
+    """Keys and values of all layers; entry s of a row holds the token at position prefix + s.
+
+    The layout [L, B, S, K, H] lets a decode step write one position of every row in place.
+    """
+
+    keys: Float[Array, "L B S K H"]
+    values: Float[Array, "L B S K H"]
+
+    @classmethod
+    def zeros(cls, config: LlamaConfig, batch: int, length: int) -> "KVCache":
+        """Returns an empty cache for `batch` rows of up to `length` tokens."""
+        shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
+        return cls(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+
+
+@flax.struct.dataclass
+class SharedPrefix:
+    """Keys and values of tokens that every row begins with, computed and stored once."""
+
+    keys: Float[Array, "L P K H"]
+    values: Float[Array, "L P K H"]
+
+    @property
+    def length(self) -> int:
+        return self.keys.shape[1]
+
+
+def causal_mask(
+    positions: Int[Array, "B T"], segment_ids: Int[Array, "B T"] | None = None
+) -> Bool[Array, "B T T"]:
+    """Returns what each query of an uncached batch may attend to: itself and what is before it.
+
+    With segment ids, only its own example: for positions [0 1 0 1] and segments [1 1 2 2] the
+    rows are [1 0 0 0], [1 1 0 0], [0 0 1 0], [0 0 1 1].
+    """
+    index = jnp.arange(positions.shape[1])
+    mask = jnp.broadcast_to(index[:, None] >= index[None, :], (1, len(index), len(index)))
+    if segment_ids is not None:
+        mask = mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
+    return jnp.broadcast_to(mask, (positions.shape[0], *mask.shape[1:]))
+
+
+def cache_mask(positions: Int[Array, "B T"], length: int, prefix: int) -> Bool[Array, "B T S"]:
+    """Returns which of a cache's `length` entries each query may attend to.
+
+    Entry s holds position prefix + s, so padding to the right of a row's own tokens, and what
+    is left in the cache from before, lie after every query and are never seen.
+    """
+    return jnp.arange(length)[None, None, :] + prefix <= positions[:, :, None]
+
+
+def attend(
+    query: Float[Array, "B T N H"],
+    keys: Float[Array, "B S K H"],
+    values: Float[Array, "B S K H"],
+    mask: Bool[Array, "B T S"],
+    prefix: tuple[Float[Array, "P K H"], Float[Array, "P K H"]] | None = None,
+) -> Float[Array, "B T N H"]:
+    """Returns softmax(QK^T / sqrt(H)) V; softmax in float32, every query sees the whole prefix."""
+    heads = query.shape[2]
+    kv_heads = keys.shape[2]
+    shape = (*query.shape[:2], kv_heads, heads // kv_heads, query.shape[3])
+    grouped = query.reshape(shape) / math.sqrt(query.shape[3])
+    scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, keys, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask[:, None, None], scores, MASKED)
+    if prefix is None:
+        weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+        return jnp.einsum("BKGTS,BSKH->BTKGH", weights, values).reshape(query.shape)
+    prefix_keys, prefix_values = prefix
+    prefix_scores = jnp.einsum(
+        "BTKGH,PKH->BKGTP", grouped, prefix_keys, preferred_element_type=jnp.float32
+    )
+    joined = jnp.concatenate([prefix_scores, scores], axis=-1)
+    weights = jax.nn.softmax(joined, axis=-1).astype(values.dtype)
+    before, own = jnp.split(weights, [prefix_keys.shape[0]], axis=-1)
+    out = jnp.einsum("BKGTP,PKH->BTKGH", before, prefix_values)
+    return (out + jnp.einsum("BKGTS,BSKH->BTKGH", own, values)).reshape(query.shape)
