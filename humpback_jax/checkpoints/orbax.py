@@ -1,0 +1,91 @@
+"""Orbax, behind one module: training states by step, and parameters alone.
+
+    <model dir>/checkpoint_<step>/state/    params, opt_state, step
+    <model dir>/checkpoint_<step>/data/     the data iterator's state, JSON
+"""
+
+import hashlib
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+from orbax.checkpoint._src.path import step as step_lib
+
+from humpback_jax.errors import UserError
+
+_NAMES = step_lib.standard_name_format(step_prefix="checkpoint")
+
+
+def manager(folder: epath.PathLike, keep: int = 2) -> ocp.training.Checkpointer:
+    """Returns a checkpointer that keeps the last `keep` steps; use it as a context manager."""
+    return ocp.training.Checkpointer(
+        epath.Path(folder).resolve(),
+        step_name_format=_NAMES,
+        preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+        save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+        cleanup_tmp_directories=True,
+    )
+
+
+def latest_step(checkpointer: ocp.training.Checkpointer) -> int | None:
+    """Returns the newest committed step, or None."""
+    return checkpointer.latest.step if checkpointer.latest is not None else None
+
+
+def save(checkpointer: ocp.training.Checkpointer, step: int, state: Any, data: Any) -> None:
+    """Saves a training state and its data iterator's state as one committed step."""
+    try:
+        checkpointer.save_checkpointables(step, {"state": state, "data": data})
+    except OSError as error:
+        raise UserError(
+            f"the checkpoint of step {step} in {checkpointer.directory} could not be written "
+            f"({error}): free space and run the same command again; earlier steps are kept"
+        ) from error
+
+
+def restore(checkpointer: ocp.training.Checkpointer, step: int, abstract: Any) -> tuple[Any, Any]:
+    """Returns (state, data iterator's state) of a step.
+
+    Args:
+      checkpointer: of the model directory.
+      step: a committed step.
+      abstract: ShapeDtypeStructs with the shardings the state is to have.
+    """
+    target = {"state": abstract, "data": None}
+    loaded = checkpointer.load_checkpointables(step, target)
+    _check_dtypes(abstract, loaded["state"])
+    return loaded["state"], loaded["data"]
+
+
+def restore_params(path: epath.PathLike, abstract: Any) -> Any:
+    """Returns the parameters alone of one step's folder, placed as `abstract` says."""
+    path = epath.Path(path).resolve()
+    if not path.exists():
+        raise UserError(f"there is no checkpoint {path}: name a checkpoint_<step> folder")
+    with ocp.Context() as context:
+        context.pytree.loading.partial_load = True
+        loaded = ocp.load_checkpointables(path, {"state": {"params": abstract}})
+    _check_dtypes(abstract, loaded["state"]["params"])
+    return loaded["state"]["params"]
+
+
+def _check_dtypes(abstract: Any, loaded: Any) -> None:
+    """Orbax casts silently to the dtype that is asked for; this only guards shapes it pads."""
+    for want, got in zip(jax.tree.leaves(abstract), jax.tree.leaves(loaded), strict=True):
+        if want.shape != got.shape or want.dtype != got.dtype:
+            raise UserError(
+                f"the checkpoint holds {got.dtype}{list(got.shape)} where the model wants "
+                f"{want.dtype}{list(want.shape)}: it belongs to another model configuration"
+            )
+
+
+def digest(tree: Any) -> str:
+    """Returns 16 hex digits of all leaves' paths, shapes, dtypes and bytes."""
+    total = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(jax.device_get(leaf))
+        total.update(f"{jax.tree_util.keystr(path)}{array.dtype}{array.shape}".encode())
+        total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()[:16]

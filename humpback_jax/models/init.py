@@ -1,0 +1,32 @@
+"""Parameter trees: fresh, abstract, and with their logical axes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from humpback_jax.models.config import LlamaConfig
+from humpback_jax.models.llama import Llama
+
+
+def init_params(config: LlamaConfig, key: jax.Array) -> Any:
+    """Returns fresh parameters, each boxed with its logical axes (nn.LogicallyPartitioned)."""
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    return Llama(config).init(key, tokens, tokens)["params"]
+
+
+def boxed_params(config: LlamaConfig) -> Any:
+    """Returns the tree of ShapeDtypeStructs with logical axes; allocates nothing."""
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+
+
+def abstract_params(config: LlamaConfig) -> Any:
+    """Returns the plain tree of ShapeDtypeStructs."""
+    return nn.unbox(boxed_params(config))
+
+
+def flatten(params: Any) -> dict[str, Any]:
+    """Returns {"layers/mlp/up": leaf, ...} in a fixed order."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
