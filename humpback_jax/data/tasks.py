@@ -1,0 +1,160 @@
+"""Examples to batches through seqio: tasks, mixtures, the decoder feature converter, packing.
+
+Importing this module imports TensorFlow, so only training does.
+
+A batch is a dict of numpy int32 arrays [B, T], T = inputs + targets lengths. For the prompt
+`5 6` and the answer `7 </s>`, then the prompt `8` and the answer `9 </s>`, packed into T = 8:
+
+    decoder_target_tokens   5 6 7 2 8 9 2 0        decoder_segment_ids   1 1 1 1 2 2 2 0
+    decoder_input_tokens    1 5 6 7 1 8 9 0        decoder_positions     0 1 2 3 0 1 2 0
+    decoder_loss_weights    0 0 1 1 0 1 1 0
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from humpback_jax import prompts
+from humpback_jax.data.tokenizer import Tokenizer
+from humpback_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizedExample:
+    """Ids of a prompt (without BOS, which the feature converter adds) and of its answer."""
+
+    inputs: Sequence[int]
+    targets: Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One source of a mixture: its examples, and the share of the rows that it makes."""
+
+    name: str
+    examples: Sequence[TokenizedExample]
+    rate: float
+
+
+def tokenize(
+    examples: Iterable[prompts.Example], tokenizer: Tokenizer, lengths: Mapping[str, int]
+) -> tuple[list[TokenizedExample], int]:
+    """Returns (examples that fit the lengths, the number of those that do not).
+
+    Args:
+      examples: prompts with their answers; an empty prompt makes a text to be learned whole.
+      tokenizer: the model's.
+      lengths: the most tokens of "inputs" and "targets", EOS included.
+    """
+    kept, too_long = [], 0
+    for example in examples:
+        if example.prompt:
+            prompt, answer = tokenizer.encode_example(example)
+        else:
+            prompt, answer = [], [*tokenizer.encode(example.answer), tokenizer.eos_id]
+        if len(prompt[1:]) > lengths.get("inputs", 0) or len(answer) > lengths["targets"]:
+            too_long += 1
+        else:
+            kept.append(TokenizedExample(prompt[1:], answer))
+    return kept, too_long
+
+
+def make_task(name: str, examples: Sequence[TokenizedExample], vocab_size: int) -> seqio.Task:
+    """Registers a seqio task over tokenized examples under `name`, replacing one of that name."""
+    inputs = tf.ragged.constant([list(e.inputs) for e in examples], ragged_rank=1, dtype=tf.int32)
+    targets = tf.ragged.constant([list(e.targets) for e in examples], ragged_rank=1, dtype=tf.int32)
+
+    def dataset_fn(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
+        del split, shuffle_files, seed
+        return tf.data.Dataset.from_tensor_slices({"inputs": inputs, "targets": targets})
+
+    feature = seqio.Feature(
+        seqio.PassThroughVocabulary(vocab_size), add_eos=False, required=False, dtype=tf.int32
+    )
+    seqio.TaskRegistry.remove(name)
+    return seqio.TaskRegistry.add(
+        name,
+        source=seqio.FunctionDataSource(
+            dataset_fn, splits=["train"], num_input_examples={"train": len(examples)}
+        ),
+        preprocessors=[],
+        output_features={"inputs": feature, "targets": feature},
+        shuffle_buffer_size=max(1, min(len(examples), 100_000)),
+    )
+
+
+def make_mixture(name: str, parts: Sequence[Part], vocab_size: int) -> seqio.Mixture:
+    """Registers a mixture of one task for each part that has examples and a rate.
+
+    Raises:
+      UserError: no part has an example.
+    """
+    used = [part for part in parts if part.examples and part.rate > 0]
+    if not used:
+        raise UserError(
+            f"the mixture {name} has no example that fits: check the seed file, or raise the "
+            "feature lengths in the gin file"
+        )
+    tasks = [(make_task(f"{name}_{p.name}", p.examples, vocab_size), p.rate) for p in used]
+    seqio.MixtureRegistry.remove(name)
+    return seqio.MixtureRegistry.add(name, [(task.name, rate) for task, rate in tasks])
+
+
+class BatchIterator(Iterator[Batch]):
+    """Endless batches of a mixture, in an order that seed and position alone decide.
+
+    Its state is the number of batches taken; a restored iterator goes on with the same batch
+    that an uninterrupted one would have given.
+    """
+
+    def __init__(
+        self,
+        mixture: seqio.Mixture,
+        lengths: Mapping[str, int],
+        batch_size: int,
+        bos_id: int,
+        seed: int,
+        pack: bool,
+    ):
+        converter = seqio.DecoderFeatureConverter(
+            loss_on_targets_only=True, pack=pack, bos_id=bos_id
+        )
+        rows = mixture.get_dataset(
+            sequence_length=dict(lengths), split="train", shuffle=True, seed=seed, num_epochs=None
+        )
+        self._batches = converter(rows, dict(lengths)).batch(batch_size, drop_remainder=True)
+        self._taken = 0
+        self._iterator: Iterator[Batch] | None = None
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = self._batches.skip(self._taken).as_numpy_iterator()
+        self._taken += 1
+        return _with_positions(next(self._iterator))
+
+    def state(self) -> dict[str, int]:
+        """Returns what a checkpoint keeps."""
+        return {"batches": self._taken}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Goes on after the batches that `state` counts."""
+        self._taken, self._iterator = int(state["batches"]), None
+
+
+def _with_positions(batch: Batch) -> Batch:
+    """Adds positions and segment ids to unpacked rows, where the converter gives none."""
+    if "decoder_positions" not in batch:
+        tokens = batch["decoder_target_tokens"]
+        # Padding is what lies after the last weighted token; ids say nothing, for LLaMA's 0 is
+        # a real piece.
+        weighted = batch["decoder_loss_weights"] > 0
+        length = tokens.shape[1] - np.argmax(weighted[:, ::-1], axis=1)
+        index = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+        batch["decoder_segment_ids"] = (index < length[:, None]).astype(np.int32)
+        batch["decoder_positions"] = index * batch["decoder_segment_ids"]
+    return batch
