@@ -129,9 +129,13 @@ class Prompts:
 
 def _check_fields(name: str, template: str, expected: set[str]) -> None:
     try:
-        found = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+        found = {
+            field for _, field, _, _ in string.Formatter().parse(template) if field is not None
+        }
     except ValueError as error:
-        raise UsageError(f"Prompts.{name} is no format template ({error}): double its braces") from error
+        raise UsageError(
+            f"Prompts.{name} is no format template ({error}): double its braces"
+        ) from error
     if found != expected:
         raise UsageError(
             f"Prompts.{name} has the fields {sorted(found)} but needs {sorted(expected)}: "

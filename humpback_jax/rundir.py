@@ -2,6 +2,7 @@
 
     RUN_DIR/<stage>/
         config.json                   what the stage was made from: config and input digests
+        running.json                  the process that works on it
         shards/part-00007.parquet     the stage's records
         shards/part-00007.done.json   counts, fingerprint, sha256 (the shard counts once it exists)
         rejects/part-00007.parquet    what was not passed on, each with its named reason
@@ -16,6 +17,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import platform
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +29,8 @@ from humpback_jax import records
 from humpback_jax.errors import UserError
 
 T = TypeVar("T")
+
+ORDER_NAME = "stages.json"  # the names of a run's stages in order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,15 +151,32 @@ class StageDir:
                 )
         else:
             write_json(path, plain)
+        if not self.is_done():
+            write_json(self.path / "running.json", {"pid": os.getpid(), "host": platform.node()})
         return fingerprint(plain)
 
-    def finish(
-        self, counts: Counts, digest: str, seconds: float, **extra: Any
-    ) -> None:
+    def is_running(self) -> bool:
+        """Returns whether the process that began the stage still lives, as far as can be seen."""
+        path = self.path / "running.json"
+        if not path.exists():
+            return False
+        owner = json.loads(path.read_text())
+        if owner["host"] != platform.node():
+            return True
+        try:
+            os.kill(owner["pid"], 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+    def finish(self, counts: Counts, digest: str, seconds: float, **extra: Any) -> None:
         """Checks conservation and writes stage.json, after which the stage is done."""
         counts.check(f"stage {self.name}")
         summary = {"stage": self.name, "counts": counts, "digest": digest, "seconds": seconds}
         write_json(self.path / "stage.json", {**summary, "finished": time.time(), **extra})
+        (self.path / "running.json").unlink(missing_ok=True)
 
     # Its shards.
 

@@ -27,7 +27,8 @@ CARD_NAME = "model.json"
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
     """A model in memory: `params` is the plain parameter tree, placed on the mesh if one was
-    given; `fingerprint` names the weights."""
+    given; `fingerprint` names the weights.
+    """
 
     config: LlamaConfig
     params: Any
@@ -108,7 +109,9 @@ def _targets(config: LlamaConfig, mesh: jax.sharding.Mesh | None) -> Any:
     """Returns the parameters' ShapeDtypeStructs with their shardings."""
     plain = abstract_params(config)
     if mesh is None:
-        shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), plain)
+        shardings = jax.tree.map(
+            lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), plain
+        )
     else:
         shardings = partitioning.tree_shardings(boxed_params(config), mesh)
     return jax.tree.map(

@@ -142,7 +142,9 @@ class _Tensors:
             try:
                 handle = safe_open(path, "np")
             except Exception as error:
-                raise UserError(f"{path} is no safetensors file ({error}): copy it again") from error
+                raise UserError(
+                    f"{path} is no safetensors file ({error}): copy it again"
+                ) from error
             self._files.update(dict.fromkeys(handle.keys(), handle))
         if not self._files:
             raise UserError(f"{folder} has no *.safetensors: convert the weights to safetensors")
@@ -193,7 +195,9 @@ def write_model(
     special = {"bos_token_id": bos_id, "eos_token_id": eos}
     rundir.write_json(folder / "generation_config.json", special)
     dtype = str(np.asarray(params["embedding"]).dtype)
-    rundir.write_json(folder / CONFIG_NAME, {**_their_config(config), **special, "torch_dtype": dtype})
+    rundir.write_json(
+        folder / CONFIG_NAME, {**_their_config(config), **special, "torch_dtype": dtype}
+    )
 
 
 def _their_tensors(config: LlamaConfig, params: Any):
@@ -246,7 +250,9 @@ def folder_digest(folder: epath.PathLike) -> str:
     """Returns 16 hex digits of a folder's configuration, weights and tokenizer."""
     total = hashlib.sha256()
     folder = epath.Path(folder)
-    for path in sorted([folder / CONFIG_NAME, folder / "tokenizer.model", *folder.glob("*.safetensors")]):
+    for path in sorted(
+        [folder / CONFIG_NAME, folder / "tokenizer.model", *folder.glob("*.safetensors")]
+    ):
         if path.exists():
             total.update(path.name.encode())
             with path.open("rb") as file:

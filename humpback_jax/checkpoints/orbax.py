@@ -1,7 +1,7 @@
 """Orbax, behind one module: training states by step, and parameters alone.
 
-    <model dir>/checkpoint_<step>/state/    params, opt_state, step
-    <model dir>/checkpoint_<step>/data/     the data iterator's state, JSON
+<model dir>/checkpoint_<step>/state/    params, opt_state, step
+<model dir>/checkpoint_<step>/data/     the data iterator's state, JSON
 """
 
 import hashlib
@@ -57,6 +57,14 @@ def restore(checkpointer: ocp.training.Checkpointer, step: int, abstract: Any) -
     loaded = checkpointer.load_checkpointables(step, target)
     _check_dtypes(abstract, loaded["state"])
     return loaded["state"], loaded["data"]
+
+
+def save_params(folder: epath.PathLike, step: int, params: Any) -> None:
+    """Saves parameters alone as a committed step, replacing one of the same name."""
+    with manager(folder) as checkpointer:
+        if latest_step(checkpointer) is not None:
+            checkpointer.delete(step)
+        save(checkpointer, step, {"params": params}, {})
 
 
 def restore_params(path: epath.PathLike, abstract: Any) -> Any:

@@ -12,7 +12,7 @@ import dataclasses
 import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import BinaryIO
 
 from etils import epath
@@ -127,7 +127,7 @@ class _Reader:
     def reject(self, offset: int, reason: str, detail: str, record_id: str = "") -> Reject:
         return Reject(record_id or f"@{offset}", f"{self.name}@{offset}", reason, detail)
 
-    def run(self, start: int) -> Iterator[Page | Reject]:
+    def run(self, start: int) -> Generator[Page | Reject, None, int | None]:
         """Yields what stands from `start` on; returns where to go on after damage, else None."""
         offset, in_body, found = start, False, False
         self._stream.seek(start)
@@ -154,16 +154,17 @@ class _Reader:
                 if self.records or self._gzipped and self._is_record(offset):
                     self.records += 1
                     yield self.reject(offset, "damaged", str(error))
+            if in_body or not found or not self._gzipped:
                 return self._next_record(offset + 1)
-        return (yield from self._after(offset if found else start))
+        return (yield from self._after(offset, start))
 
-    def _after(self, last: int) -> Iterator[Reject]:
+    def _after(self, last: int, start: int) -> Generator[Reject, None, int | None]:
         """Checks what follows the last record that was read whole; returns where to go on."""
         if not self._gzipped:
             return None
         self._stream.seek(last)
         if self._stream.read(len(_GZIP_MAGIC)) != _GZIP_MAGIC:
-            return None  # a single gzip stream, where offsets are not those of members
+            last = start  # a single gzip stream, where offsets are not those of members
         end = self._member_end(last)
         if end is None:
             yield self.reject(last, "truncated", "the file ends inside this record")
@@ -173,8 +174,17 @@ class _Reader:
             return None
         position = self._next_record(end)
         if position != end:
-            yield self.reject(end, "garbage", "bytes that belong to no record")
+            yield self._gap(end, position)
         return position
+
+    def _gap(self, start: int, end: int | None) -> Reject:
+        """Names what stands between the end of a record and the next one."""
+        self._stream.seek(start)
+        if self._stream.read(len(_GZIP_MAGIC)) != _GZIP_MAGIC:
+            return self.reject(start, "garbage", "bytes that belong to no record")
+        if end is None and self._ends_early(start):
+            return self.reject(start, "truncated", "the file ends inside this record")
+        return self.reject(start, "damaged", "this gzip member cannot be decompressed")
 
     def _read_record(
         self, record: WarcRecord, offset: int, body: bytes
@@ -183,12 +193,12 @@ class _Reader:
         headers = {name.lower(): value for name, value in record.headers}
         length = headers.get("content-length", "").strip()
         kind = record.record_type
-        if not length and kind in (_PAGE_TYPES | WarcRecordType.unknown):
+        if not length and kind & (_PAGE_TYPES | WarcRecordType.unknown):
             headers, repaired = self._reread(offset)
             if repaired is not None and headers.get("warc-type") in ("response", "resource"):
                 self.pages += 1
                 return self._page(headers, offset, repaired), False
-        if kind not in _PAGE_TYPES:
+        if not kind & _PAGE_TYPES:
             return None, False
         record_id = _record_id(headers)
         if not length.isdigit():
@@ -218,12 +228,12 @@ class _Reader:
 
     def _reread(self, offset: int) -> tuple[dict[str, str], bytes | None]:
         """Reads a record again whose header block a blank line has cut in two."""
-        self_position = self._stream.tell()
+        position_before = self._stream.tell()
         self._stream.seek(offset)
         data = self._stream.read(self._max_page_bytes)
         if self._gzipped:
             data = _inflate_head(data, self._max_page_bytes)
-        self._stream.seek(self_position)
+        self._stream.seek(position_before)
         start = _RECORD_START.match(data)
         if start is None:
             return {}, None
@@ -268,19 +278,28 @@ class _Reader:
             head = _inflate_head(head, 64)
         return _RECORD_START.match(head.lstrip(b"\r\n")) is not None
 
+    def _ends_early(self, offset: int) -> bool:
+        try:
+            return self._inflate_member(offset) is None
+        except zlib.error:
+            return False
+
     def _member_end(self, offset: int) -> int | None:
-        """Returns where the gzip member at `offset` ends; None if the file ends before it does."""
+        """Returns where the gzip member at `offset` ends; None if it does not."""
+        try:
+            return self._inflate_member(offset)
+        except zlib.error:
+            return None
+
+    def _inflate_member(self, offset: int) -> int | None:
         self._stream.seek(offset)
         inflater = zlib.decompressobj(31)
         position = offset
         while block := self._stream.read(_BLOCK):
             position += len(block)
-            try:
-                inflater.decompress(block)
-                while inflater.unconsumed_tail:
-                    inflater.decompress(inflater.unconsumed_tail)
-            except zlib.error:
-                return None
+            inflater.decompress(block, _BLOCK)
+            while inflater.unconsumed_tail:
+                inflater.decompress(inflater.unconsumed_tail, _BLOCK)
             if inflater.eof:
                 return position - len(inflater.unused_data)
         return None

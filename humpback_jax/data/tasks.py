@@ -47,21 +47,32 @@ def tokenize(
     """Returns (examples that fit the lengths, the number of those that do not).
 
     Args:
-      examples: prompts with their answers; an empty prompt makes a text to be learned whole.
+      examples: prompts with their answers.
       tokenizer: the model's.
       lengths: the most tokens of "inputs" and "targets", EOS included.
     """
     kept, too_long = [], 0
     for example in examples:
-        if example.prompt:
-            prompt, answer = tokenizer.encode_example(example)
-        else:
-            prompt, answer = [], [*tokenizer.encode(example.answer), tokenizer.eos_id]
-        if len(prompt[1:]) > lengths.get("inputs", 0) or len(answer) > lengths["targets"]:
+        prompt, answer = tokenizer.encode_example(example)
+        if len(prompt) - 1 > lengths["inputs"] or len(answer) > lengths["targets"]:
             too_long += 1
         else:
             kept.append(TokenizedExample(prompt[1:], answer))
     return kept, too_long
+
+
+def tokenize_texts(
+    texts: Iterable[str], tokenizer: Tokenizer, length: int
+) -> list[TokenizedExample]:
+    """Returns texts to be learned whole, cut into pieces of at most `length` tokens.
+
+    EOS ends the text, so it stands at the end of its last piece alone.
+    """
+    pieces = []
+    for text in texts:
+        ids = [*tokenizer.encode(text), tokenizer.eos_id]
+        pieces += [TokenizedExample([], ids[i : i + length]) for i in range(0, len(ids), length)]
+    return pieces
 
 
 def make_task(name: str, examples: Sequence[TokenizedExample], vocab_size: int) -> seqio.Task:

@@ -1,6 +1,7 @@
 """The tokenizer: SentencePiece, and the boundary between a prompt and its answer."""
 
-from typing import Sequence
+import io
+from collections.abc import Iterable, Sequence
 
 import sentencepiece
 from etils import epath
@@ -86,6 +87,39 @@ class Tokenizer:
 
     def encode_continuation(self, text: str) -> list[int]:
         """Returns the ids of text that stands after other text: without the leading space that
-        SentencePiece puts before a first word."""
+        SentencePiece puts before a first word.
+        """
         newline = self.encode("\n")
         return self.encode("\n" + text)[len(newline) :]
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Trains a SentencePiece model of LLaMA's kind on texts: BPE, byte fallback, digits apart.
+
+    Raises:
+      UserError: the texts are too few for the vocabulary.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=(line for text in texts for line in text.splitlines() if line),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            character_coverage=0.9995,
+            byte_fallback=True,
+            split_digits=True,
+            allow_whitespace_only_pieces=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            max_sentence_length=1 << 16,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(
+            f"no tokenizer of {vocab_size} pieces can be made of the text ({reason}): lower "
+            "Pretraining.vocab_size or give more text"
+        ) from error
+    return Tokenizer(model.getvalue())

@@ -1,0 +1,1 @@
+"""A small closed world with known truth, in which the method's claims become measurements."""

@@ -64,7 +64,9 @@ class LlamaConfig:
     def __post_init__(self):
         for name in ("vocab_size", "embed_dim", "num_layers", "num_heads", "num_kv_heads"):
             if getattr(self, name) < 1:
-                raise UsageError(f"LlamaConfig.{name} is {getattr(self, name)}: it must be at least 1")
+                raise UsageError(
+                    f"LlamaConfig.{name} is {getattr(self, name)}: it must be at least 1"
+                )
         if self.num_heads % self.num_kv_heads:
             raise UsageError(
                 f"LlamaConfig.num_kv_heads = {self.num_kv_heads} does not divide num_heads = "

@@ -74,7 +74,6 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 def _decayed(params: Any) -> Any:
     """Returns which leaves decay: all but the norms' scales."""
 
-
     def decays(path: tuple[Any, ...], _: Any) -> bool:
         return all(getattr(key, "key", None) != "scale" for key in path)
 

@@ -85,9 +85,7 @@ def make_train_step(
 
         def objective(params):
             logits = apply_model(model, params, batch, dropout_key)
-            return loss_fn(
-                logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-            )
+            return loss_fn(logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"])
 
         grads, metrics = jax.grad(objective, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -137,9 +135,7 @@ def describe_parameters(config: LlamaConfig, mesh: Mesh) -> str:
     """Returns model-info.txt: each parameter's shape, logical axes and partition spec."""
     boxed = boxed_params(config)
     shardings: Any = partitioning.tree_shardings(boxed, mesh)
-    leaves = jax.tree_util.tree_leaves_with_path(
-        boxed, is_leaf=lambda leaf: hasattr(leaf, "names")
-    )
+    leaves = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=lambda leaf: hasattr(leaf, "names"))
     specs: list[NamedSharding] = jax.tree.leaves(shardings)
     lines = [
         f"{'/'.join(str(k.key) for k in path):32} {leaf.value.shape!s:24} {leaf.names!s:44} {s.spec}"

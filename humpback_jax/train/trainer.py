@@ -1,17 +1,12 @@
 """The training loop: restore or begin, step, log, checkpoint, leave a model folder behind."""
 
 import dataclasses
-import json
 import math
-import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
-import gin
 import jax
 import numpy as np
-import tqdm
 from etils import epath
 
 from humpback_jax import partitioning, rundir
@@ -21,53 +16,9 @@ from humpback_jax.data.tokenizer import Tokenizer
 from humpback_jax.errors import UsageError, UserError
 from humpback_jax.models.config import LlamaConfig
 from humpback_jax.train import step as train_step
+from humpback_jax.train.config import TrainConfig
+from humpback_jax.train.log import MetricsLog, Progress
 from humpback_jax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
-
-
-@gin.configurable(module="humpback_jax")
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """One training run.
-
-    Attributes:
-      train_steps: optimizer steps.
-      batch_size: rows of a batch; a row holds one example, or several when packed.
-      feature_lengths: the most tokens of "inputs" and "targets"; a row has their sum.
-      pack: several examples a row, none attending to another.
-      dropout_rate: the paper's 0.1.
-      seed: of the data order, dropout and fresh parameters.
-      checkpoint_period: steps between checkpoints; the last step is always saved.
-      log_period: steps between lines of train/metrics.jsonl.
-      keep_checkpoints: how many of the newest are kept.
-      replay_rate: share of the rows drawn from the base's own pretraining text, against
-        forgetting in very small models; 0 as in the paper.
-    """
-
-    train_steps: int
-    batch_size: int = 32
-    feature_lengths: dict[str, int] = dataclasses.field(
-        default_factory=lambda: {"inputs": 1024, "targets": 1024}
-    )
-    pack: bool = False
-    dropout_rate: float = 0.1
-    seed: int = 0
-    checkpoint_period: int = 1000
-    log_period: int = 10
-    keep_checkpoints: int = 1
-    replay_rate: float = 0.0
-
-    def __post_init__(self):
-        if self.train_steps < 1 or self.batch_size < 1:
-            raise UsageError(
-                f"TrainConfig has {self.train_steps} steps of {self.batch_size} rows: both must be "
-                "at least 1"
-            )
-        if set(self.feature_lengths) != {"inputs", "targets"}:
-            raise UsageError(
-                f"TrainConfig.feature_lengths = {self.feature_lengths}: give 'inputs' and 'targets'"
-            )
-        if not 0 <= self.replay_rate < 1:
-            raise UsageError(f"TrainConfig.replay_rate = {self.replay_rate} is not in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,9 +106,7 @@ def _check_batch(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
 
 
 def _make_batches(run: Run, config: TrainConfig) -> BatchIterator:
-    mixture = make_mixture(
-        f"humpback_{run.model_dir.name}", run.parts, run.tokenizer.vocab_size
-    )
+    mixture = make_mixture(f"humpback_{run.model_dir.name}", run.parts, run.tokenizer.vocab_size)
     return BatchIterator(
         mixture,
         config.feature_lengths,
@@ -203,48 +152,3 @@ def _check_finite(row: dict[str, float], model_dir: epath.Path) -> None:
             f"{model_dir.name}: the loss is {row['loss']} at step {row['step']}: lower "
             "OptimizerConfig.learning_rate and run again from the last checkpoint"
         )
-
-
-class MetricsLog:
-    """train/metrics.jsonl; lines after the step that a run resumes from are taken back."""
-
-    def __init__(self, model_dir: epath.Path, step: int):
-        self._path = model_dir / "train" / "metrics.jsonl"
-        self._rows = [row for row in read_metrics(model_dir) if row["step"] <= step]
-        self._started = time.monotonic()
-        self._offset = self._rows[-1]["seconds"] if self._rows else 0.0
-
-    def write(self, row: dict[str, float]) -> None:
-        """Adds a line, with the seconds since the training began."""
-        seconds = self._offset + time.monotonic() - self._started
-        self._rows.append({**row, "seconds": round(seconds, 3)})
-        lines = "".join(json.dumps(row) + "\n" for row in self._rows)
-        rundir.write_atomic(self._path, lines)
-
-
-def read_metrics(model_dir: epath.PathLike) -> list[dict[str, float]]:
-    """Returns the lines of a training run's train/metrics.jsonl, none if there is no such file."""
-    path = epath.Path(model_dir) / "train" / "metrics.jsonl"
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-class Progress:
-    """A bar on a terminal; elsewhere a plain line for about every tenth of the steps."""
-
-    def __init__(self, name: str, steps: int, first: int):
-        self._name, self._steps, self._shown = name, steps, first
-        terminal = sys.stderr.isatty()
-        self._bar = tqdm.tqdm(total=steps, initial=first, desc=name, disable=not terminal)
-        self._plain = not terminal
-
-    def show(self, step: int, row: dict[str, float]) -> None:
-        self._bar.set_postfix(loss=f"{row['loss']:.3f}")
-        self._bar.update(step - self._bar.n)
-        if self._plain and (step - self._shown >= self._steps / 10 or step == self._steps):
-            self._shown = step
-            print(f"{self._name}: step {step}/{self._steps}, loss {row['loss']:.4f}", flush=True)
-
-    def close(self) -> None:
-        self._bar.close()

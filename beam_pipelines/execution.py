@@ -1,0 +1,109 @@
+"""How Beam pipelines are run: the options, and errors that read as they were raised."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+
+import apache_beam as beam
+import gin
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from humpback_jax import errors
+from humpback_jax.errors import UsageError, UserError
+
+_MODES = ("in_memory", "multi_threading", "multi_processing")
+_USER_ERROR = re.compile(r"^(?:humpback_jax\.errors\.)?(UserError|UsageError): (.+)$", re.MULTILINE)
+# Beam adds to the message of an exception the name of the step that raised it.
+_STEP_SUFFIX = re.compile(r" \[while running '[^\n]*?'\]$")
+
+
+@gin.configurable(module="humpback_jax")
+@dataclasses.dataclass(frozen=True)
+class BeamConfig:
+    """Where pipelines run.
+
+    Attributes:
+      runner: FnApiRunner on this machine, else DataflowRunner, FlinkRunner, PortableRunner. The
+        DirectRunner is refused: it picks an engine by what it can download.
+      direct_running_mode: of the FnApiRunner: in_memory (one process, for small corpora and
+        tests), multi_threading, or multi_processing (one process for each worker).
+      num_workers: of the FnApiRunner, with multi_threading and multi_processing.
+      options: further flags of the runner, such as "--project=..." or "--flink_master=...".
+    """
+
+    runner: str = "FnApiRunner"
+    direct_running_mode: str = "in_memory"
+    num_workers: int = 1
+    options: Sequence[str] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "options", tuple(self.options))
+        if self.runner == "DirectRunner":
+            raise UsageError(
+                "BeamConfig.runner is 'DirectRunner', whose engine depends on the network: use "
+                "'FnApiRunner' on this machine"
+            )
+        if self.direct_running_mode not in _MODES:
+            raise UsageError(
+                f"BeamConfig.direct_running_mode is {self.direct_running_mode!r}: choose one of "
+                f"{', '.join(_MODES)}"
+            )
+        if self.num_workers < 1:
+            raise UsageError(f"BeamConfig.num_workers is {self.num_workers}: give 1 or more")
+        for flag in self.options:
+            if not flag.startswith("--"):
+                raise UsageError(f"BeamConfig.options holds {flag!r}: write flags as --name=value")
+
+    @property
+    def is_local(self) -> bool:
+        return self.runner == "FnApiRunner"
+
+    def pipeline_options(self) -> PipelineOptions:
+        """Returns Beam's options."""
+        flags = [f"--runner={self.runner}"]
+        if self.is_local:
+            flags.append(f"--direct_running_mode={self.direct_running_mode}")
+            flags.append(f"--direct_num_workers={self.num_workers}")
+        return PipelineOptions([*flags, *self.options])
+
+
+def run_pipeline(build: Callable[[beam.Pipeline], object], config: BeamConfig) -> None:
+    """Builds a pipeline, runs it and waits for its end.
+
+    Args:
+      build: applies the transforms to the pipeline it is given.
+      config: where to run.
+
+    Raises:
+      UserError: a worker raised one; it comes back with its own message, whatever the runner
+        wrapped around it.
+    """
+    pipeline = beam.Pipeline(runner=config.runner, options=config.pipeline_options())
+    build(pipeline)
+    try:
+        pipeline.run().wait_until_finish()
+    except Exception as error:
+        original = user_error(error)
+        if original is None:
+            raise
+        raise original from error
+
+
+def user_error(error: BaseException) -> UserError | None:
+    """Returns the UserError behind an exception of a runner, None if there is none.
+
+    Runners keep a worker's exception as a cause, or only as text inside their own message, since
+    it crossed a process; both are looked through.
+    """
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, UserError):
+            return type(cause)(_STEP_SUFFIX.sub("", str(cause)))
+        if found := _USER_ERROR.findall(str(cause)):
+            name, message = found[-1]
+            message = _STEP_SUFFIX.sub("", message.strip().strip("'\""))
+            return getattr(errors, name)(message)
+        cause = cause.__cause__ or cause.__context__
+    return None

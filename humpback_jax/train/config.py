@@ -1,0 +1,53 @@
+"""The numbers of a training run; free of TensorFlow, so that any command can read them."""
+
+import dataclasses
+
+import gin
+
+from humpback_jax.errors import UsageError
+
+
+@gin.configurable(module="humpback_jax")
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+      train_steps: optimizer steps.
+      batch_size: rows of a batch; a row holds one example, or several when packed.
+      feature_lengths: the most tokens of "inputs" and "targets"; a row has their sum.
+      pack: several examples a row, none attending to another.
+      dropout_rate: the paper's 0.1.
+      seed: of the data order, dropout and fresh parameters.
+      checkpoint_period: steps between checkpoints; the last step is always saved.
+      log_period: steps between lines of train/metrics.jsonl.
+      keep_checkpoints: how many of the newest are kept.
+      replay_rate: share of the rows drawn from the base's own pretraining text, against
+        forgetting in very small models; 0 as in the paper.
+    """
+
+    train_steps: int
+    batch_size: int = 32
+    feature_lengths: dict[str, int] = dataclasses.field(
+        default_factory=lambda: {"inputs": 1024, "targets": 1024}
+    )
+    pack: bool = False
+    dropout_rate: float = 0.1
+    seed: int = 0
+    checkpoint_period: int = 1000
+    log_period: int = 10
+    keep_checkpoints: int = 1
+    replay_rate: float = 0.0
+
+    def __post_init__(self):
+        if self.train_steps < 1 or self.batch_size < 1:
+            raise UsageError(
+                f"TrainConfig has {self.train_steps} steps of {self.batch_size} rows: both must be "
+                "at least 1"
+            )
+        if set(self.feature_lengths) != {"inputs", "targets"}:
+            raise UsageError(
+                f"TrainConfig.feature_lengths = {self.feature_lengths}: give 'inputs' and 'targets'"
+            )
+        if not 0 <= self.replay_rate < 1:
+            raise UsageError(f"TrainConfig.replay_rate = {self.replay_rate} is not in [0, 1)")

@@ -1,0 +1,133 @@
+"""Gin for the command line: files, overrides, search paths, and errors a person can read.
+
+    --gin_file=recipes/quickstart.gin     repeatable; found here, in a search path or the package
+    --gin.RUN_DIR='"runs/x"'              a macro or a binding, repeatable
+    --gin_search_paths=configs,more       where else to look for files
+"""
+
+import importlib
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import gin
+
+from humpback_jax.errors import UsageError
+from humpback_jax.models.config import LlamaConfig
+
+T = TypeVar("T")
+
+# Importing these registers what gin files may bind; none of them imports TensorFlow.
+_MODULES = (
+    "humpback_jax.corpus.filters",
+    "humpback_jax.corpus.openassistant",
+    "humpback_jax.infer.engine",
+    "humpback_jax.infer.sampling",
+    "humpback_jax.method.leaks",
+    "humpback_jax.method.rating",
+    "humpback_jax.method.selection",
+    "humpback_jax.microworld.pretraining",
+    "humpback_jax.microworld.world",
+    "humpback_jax.partitioning",
+    "humpback_jax.prompts",
+    "humpback_jax.train.config",
+    "humpback_jax.train.optimizer",
+    "beam_pipelines.execution",
+    "launch.recipe",
+)
+_MACRO = re.compile(r"^([A-Z][A-Z0-9_]*)\s*=", re.MULTILINE)
+_REFERENCE = re.compile(r"%([A-Z][A-Z0-9_]*)")
+
+# models/ knows no gin, so its configuration is registered here.
+gin.external_configurable(LlamaConfig, module="humpback_jax")
+
+
+def package_configs() -> pathlib.Path:
+    """Returns the folder of the gin files that come with the package."""
+    return pathlib.Path(importlib.import_module("gin_configs").__path__[0])
+
+
+def parse(
+    gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()
+) -> None:
+    """Reads gin files and overrides into gin's global configuration, replacing what was there.
+
+    Raises:
+      UsageError: a file, a macro or a binding is unknown, or a value cannot be read.
+    """
+    for module in _MODULES:
+        importlib.import_module(module)
+    gin.clear_config()
+    configs = package_configs()
+    paths = [pathlib.Path(p) for p in (".", *search_paths, configs.parent, configs)]
+    files = [_find(name, paths) for name in gin_files]
+    for path in reversed(paths[1:]):
+        gin.add_config_file_search_path(str(path))
+    try:
+        includes = [name for file in files for name in _names(gin.parse_config_file(str(file)))]
+        _check_macros(bindings, [*files, *(_find(name, paths) for name in includes)])
+        gin.parse_config(list(bindings))
+    except UsageError:
+        raise
+    except (ValueError, SyntaxError, OSError, TypeError, RuntimeError) as error:
+        raise UsageError(f"the gin configuration cannot be read: {_first_line(error)}") from error
+
+
+def _names(parsed: Any) -> list[str]:
+    return [name for child in parsed.includes for name in (child.filename, *_names(child))]
+
+
+def _find(name: str, paths: Sequence[pathlib.Path]) -> pathlib.Path:
+    if pathlib.Path(name).is_file():
+        return pathlib.Path(name)
+    for path in paths:
+        if (path / name).is_file():
+            return path / name
+    raise UsageError(
+        f"there is no gin file '{name}' in {', '.join(map(str, paths))}: correct --gin_file or "
+        "add --gin_search_paths"
+    )
+
+
+def _check_macros(bindings: Sequence[str], files: Sequence[pathlib.Path]) -> None:
+    """Gin takes any new name as a macro, so a typing error would change nothing, silently."""
+    known: set[str] = set()
+    for file in files:
+        text = file.read_text()
+        known.update(_MACRO.findall(text), _REFERENCE.findall(text))
+    for binding in bindings:
+        name = binding.split("=")[0].strip()
+        if "." not in name and name not in known:
+            listed = ", ".join(sorted(known)) or "none"
+            raise UsageError(
+                f"'{name}' is no macro of the gin files (they have {listed}): correct --gin.{name}"
+            )
+
+
+def build(cls: type[T], scope: str = "") -> T:
+    """Constructs a configuration class from gin, under a scope such as "M1" if one is given.
+
+    Raises:
+      UsageError: a required value is missing, or the class refuses a value.
+    """
+    try:
+        with gin.config_scope(scope or None):
+            return cls()
+    except UsageError:
+        raise
+    except (TypeError, RuntimeError, ValueError) as error:
+        where = f" in scope '{scope}'" if scope else ""
+        raise UsageError(
+            f"{cls.__name__}{where} cannot be configured: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def config_text() -> str:
+    """Returns the whole configuration as a gin file that gives the same run."""
+    return gin.config_str()

@@ -1,0 +1,50 @@
+"""All stages of a recipe, in order; each is skipped when done and resumed when it was killed."""
+
+from collections.abc import Callable
+
+from humpback_jax import rundir
+from launch import configuration, corpus, inference, results, training
+from launch.context import Context
+from launch.recipe import BACKWARD
+
+_STAGES: dict[str, Callable[[Context], None]] = {
+    "world": corpus.world,
+    "segment": corpus.segment,
+    "seed": corpus.seed,
+    "pretrain": training.pretrain,
+    "base": training.base,
+    BACKWARD: training.backward,
+    "augment": inference.augment,
+    "evaluate": results.evaluate,
+    "report": results.report,
+}
+
+
+def run_stage(context: Context, name: str) -> None:
+    """Runs one stage by its name: one of the fixed ones, "curate2", or a forward model's."""
+    done = context.stage(name).is_done()
+    if name in _STAGES:
+        _STAGES[name](context)
+    elif name.startswith("curate"):
+        inference.curate(context, int(name.removeprefix("curate")))
+    else:
+        training.forward(context, name)
+    summary = context.stage(name).summary()
+    counts = rundir.Counts(**summary["counts"])
+    outcome = "done already" if done else f"done in {summary['seconds']:.0f} s"
+    print(f"{name}: {counts}; {outcome}", flush=True)
+
+
+def open_run(context: Context) -> None:
+    """Writes what a run directory says of itself: the configuration and the order of stages."""
+    root = context.recipe.root
+    rundir.write_atomic(root / "config.gin", configuration.config_text())
+    rundir.write_json(root / rundir.ORDER_NAME, context.recipe.stages)
+
+
+def run(context: Context) -> None:
+    """Runs all stages of the recipe."""
+    root = context.recipe.root
+    for name in context.recipe.stages:
+        run_stage(context, name)
+    print(f"report: {root / 'report' / 'index.html'}", flush=True)

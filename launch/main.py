@@ -1,0 +1,110 @@
+"""The `humpback` command line.
+
+Exit codes: 0 done; 1 failed, with one sentence that says what to do; 2 wrong usage.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from humpback_jax.errors import UsageError, UserError
+
+_SINGLE = {
+    "world": "write the microworld's files",
+    "segment": "cut the corpus into segments",
+    "seed": "read the seed pairs",
+    "pretrain": "train a base model and write it as a Hugging Face folder",
+    "base": "import the base model",
+    "augment": "let Myx write an instruction for each segment",
+    "evaluate": "let the models answer and measure them",
+    "report": "write metrics.json and the HTML report",
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="humpback",
+        description="Instruction backtranslation: from web pages and seed pairs to M2.",
+        epilog="--gin.NAME=VALUE sets a macro or a binding of the gin files; it may be repeated.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    gin_flags = argparse.ArgumentParser(add_help=False)
+    gin_flags.add_argument("--gin_file", action="append", required=True, metavar="FILE")
+    gin_flags.add_argument("--gin_search_paths", default="", metavar="DIR,DIR")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, parents=[gin_flags])
+
+    command("run", "run the whole loop; skip what is done, resume what was killed")
+    for name, text in _SINGLE.items():
+        command(name, text)
+    train = command("train", "finetune one model from the base")
+    train.add_argument("--model", required=True, help="Myx, M0, M1, ... or an arm of the recipe")
+    curate = command("curate", "rate the candidates with the model of the iteration before")
+    curate.add_argument("--iteration", type=int, required=True)
+    status = commands.add_parser("status", help="show what is done, running and left")
+    status.add_argument("run_dir")
+    return parser
+
+
+def _split_bindings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns (arguments without --gin.NAME=VALUE, the bindings NAME=VALUE)."""
+    rest, bindings = [], []
+    for argument in arguments:
+        if argument.startswith("--gin."):
+            if "=" not in argument:
+                raise UsageError(f"{argument} has no value: write {argument}=VALUE")
+            bindings.append(argument.removeprefix("--gin."))
+        else:
+            rest.append(argument)
+    return rest, bindings
+
+
+def _run(arguments: Sequence[str]) -> None:
+    rest, bindings = _split_bindings(arguments)
+    options = _parser().parse_args(rest)
+    if options.command == "status":
+        from launch import status
+
+        print(status.describe(options.run_dir))
+        return
+    from launch import configuration, loop
+    from launch.context import Context
+    from launch.recipe import Recipe
+
+    search = [path for path in options.gin_search_paths.split(",") if path]
+    configuration.parse(options.gin_file, bindings, search)
+    context = Context(configuration.build(Recipe))
+    loop.open_run(context)
+    if options.command == "run":
+        loop.run(context)
+    else:
+        loop.run_stage(context, _stage_name(options, context.recipe))
+
+
+def _stage_name(options: argparse.Namespace, recipe) -> str:
+    """Returns the stage that a single command means, if the recipe has it."""
+    name = options.command
+    if name == "train":
+        name = options.model
+    elif name == "curate":
+        name = f"curate{options.iteration}"
+    if name not in recipe.stages and name not in ("world", "pretrain"):
+        raise UsageError(f"the recipe has no stage '{name}' (it has {', '.join(recipe.stages)})")
+    return name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        _run(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        print(f"humpback: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

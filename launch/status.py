@@ -1,0 +1,41 @@
+"""What a run directory says of itself: done, running, or left, with counts and times."""
+
+import json
+
+from etils import epath
+
+from humpback_jax.errors import UserError
+from humpback_jax.rundir import ORDER_NAME, Counts, StageDir
+from humpback_jax.train.log import read_metrics
+
+
+def describe(run_dir: str) -> str:
+    """Returns a table of a run's stages.
+
+    Raises:
+      UserError: the folder is no run directory.
+    """
+    order = epath.Path(run_dir) / ORDER_NAME
+    if not order.exists():
+        raise UserError(
+            f"{run_dir} is no run directory (it has no {ORDER_NAME}): give the RUN_DIR of a run"
+        )
+    rows = [(name, *_state(StageDir(run_dir, name))) for name in json.loads(order.read_text())]
+    width = max(len(name) for name, *_ in rows)
+    return "\n".join(f"{name:{width}}  {state:8} {detail}".rstrip() for name, state, detail in rows)
+
+
+def _state(stage: StageDir) -> tuple[str, str]:
+    if stage.is_done():
+        summary = stage.summary()
+        return "done", f"{summary['seconds']:8.1f} s  {Counts(**summary['counts'])}"
+    if not (stage.path / "config.json").exists():
+        return "left", ""
+    state = "running" if stage.is_running() else "stopped"
+    shards = len(stage.markers())
+    if shards:
+        return state, f"{'':10}  {shards} shards, {stage.counts()}"
+    rows = read_metrics(stage.path)
+    if rows:
+        return state, f"{'':10}  step {rows[-1]['step']}, loss {rows[-1]['loss']:.4f}"
+    return state, ""

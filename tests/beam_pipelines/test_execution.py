@@ -1,0 +1,66 @@
+import apache_beam as beam
+import pytest
+
+from beam_pipelines.execution import BeamConfig, run_pipeline, user_error
+from humpback_jax.errors import UsageError, UserError
+
+
+def _failing(error_class, message):
+    # A nested function travels to another process by value; this module cannot be imported there.
+    def fail(value):
+        raise error_class(message.format(value))
+
+    return lambda pipeline: pipeline | beam.Create([0]) | beam.Map(fail)
+
+
+@pytest.mark.parametrize("mode", ["in_memory", "multi_processing"])
+def test_user_error_of_a_worker_comes_back_with_its_own_message(mode):
+    config = BeamConfig(direct_running_mode=mode)
+    with pytest.raises(UserError) as caught:
+        run_pipeline(_failing(UserError, "record {} is 'wrong': mend it"), config)
+    assert str(caught.value) == "record 0 is 'wrong': mend it"
+
+
+def test_another_error_is_not_hidden():
+    with pytest.raises(Exception, match="not by zero") as caught:
+        run_pipeline(_failing(ZeroDivisionError, "not by zero"), BeamConfig())
+    assert not isinstance(caught.value, UserError)
+
+
+def test_user_error_is_found_in_the_text_of_a_remote_traceback():
+    text = (
+        "Error processing instruction 7. Original traceback is\nTraceback (most recent call last):\n"
+        '  File "x.py", line 1\n'
+        "humpback_jax.errors.UsageError: give a list [while running 'Map(f)-ptransform-3']\n"
+    )
+    found = user_error(RuntimeError(text))
+    assert type(found) is UsageError
+    assert str(found) == "give a list"
+    assert user_error(RuntimeError("ValueError: no")) is None
+
+
+def test_options_are_passed_through():
+    config = BeamConfig(
+        runner="FlinkRunner", options=["--flink_master=host:8081", "--parallelism=2"]
+    )
+    options = config.pipeline_options().get_all_options()
+    assert options["runner"] == "FlinkRunner"
+    assert options["flink_master"] == "host:8081"
+    assert options["parallelism"] == 2
+    local = BeamConfig(direct_running_mode="multi_processing", num_workers=3).pipeline_options()
+    assert local.get_all_options()["direct_num_workers"] == 3
+    assert local.get_all_options()["direct_running_mode"] == "multi_processing"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"runner": "DirectRunner"},
+        {"direct_running_mode": "threads"},
+        {"num_workers": 0},
+        {"options": ["project=x"]},
+    ],
+)
+def test_wrong_configuration_is_refused(wrong):
+    with pytest.raises(UsageError, match="BeamConfig"):
+        BeamConfig(**wrong)
