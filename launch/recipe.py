@@ -125,3 +125,16 @@ class Pretraining:
     text: str = ""
     tokenizer: str = ""
     vocab_size: int = 4096
+
+
+@gin.configurable(module="humpback_jax")
+@dataclasses.dataclass(frozen=True)
+class PretrainingText:
+    """How much of the microworld's pretraining text stage "world" writes.
+
+    Attributes:
+      documents: lines of {run_dir}/world/pretraining.jsonl; a few thousand serve for replay, a
+        base model needs about 90 for each step of 4096 tokens.
+    """
+
+    documents: int = 6000

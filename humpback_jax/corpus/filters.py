@@ -255,8 +255,7 @@ def sample_key(seed: int, segment_id: str) -> str:
 
 
 def funnel(considered: int, rejects: Counter[str]) -> list[tuple[str, int]]:
-    """Returns how many segments remain after each step: [("header nodes", n), ("length", m), ...].
-    """
+    """Returns the segments left after each step: [("header nodes", n), ("length", m), ...]."""
     remaining = considered
     steps = [("header nodes", considered)]
     for step, reasons in FUNNEL:

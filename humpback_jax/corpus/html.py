@@ -41,12 +41,12 @@ _PRUNED = {
 _PRUNED_CLASSES = frozenset(("mw-editsection", "headerlink", "anchorjs-link"))
 _HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _PRUNED_ROLES = frozenset(
-    ("navigation", "complementary", "contentinfo", "search", "menu", "menubar", "toolbar")
-    + ("dialog", "alertdialog")
+    {"navigation", "complementary", "contentinfo", "search", "menu", "menubar", "toolbar"}
+    | {"dialog", "alertdialog"}
 )
 
 
-class PageRejected(Exception):
+class PageError(Exception):
     """A page gives no segment, for a named reason.
 
     Attributes:
@@ -63,12 +63,12 @@ def parse_page(page: Page, max_bytes: int, max_depth: int = MAX_DEPTH) -> Lexbor
     """Returns the pruned tree of a page.
 
     Raises:
-      PageRejected: the page is no HTML, not a success, empty, too large or nested too deeply.
+      PageError: the page is no HTML, not a success, empty, too large or nested too deeply.
     """
     _guard(page, max_bytes, max_depth)
     text = decode(page.payload, page.charset)
     if not text.strip():
-        raise PageRejected("empty", "the page holds no text")
+        raise PageError("empty", "the page holds no text")
     tree = LexborHTMLParser(text)
     _prune(tree, text)
     return tree
@@ -118,19 +118,19 @@ def _detect(payload: bytes) -> str:
 
 def _guard(page: Page, max_bytes: int, max_depth: int) -> None:
     if page.status and not 200 <= page.status < 300:
-        raise PageRejected("http_status", f"HTTP status {page.status}")
+        raise PageError("http_status", f"HTTP status {page.status}")
     if page.content_type not in _HTML_TYPES:
-        raise PageRejected("not_html", f"content type {page.content_type}")
+        raise PageError("not_html", f"content type {page.content_type}")
     if not page.payload:
-        raise PageRejected("empty", "the record has no body")
+        raise PageError("empty", "the record has no body")
     if len(page.payload) > max_bytes:
-        raise PageRejected("too_large", f"more than {max_bytes} bytes")
+        raise PageError("too_large", f"more than {max_bytes} bytes")
     is_utf16 = page.payload[:2] in (b"\xff\xfe", b"\xfe\xff") or "utf-16" in page.charset
     if not is_utf16 and (b"<" not in page.payload or b"\0" in page.payload[:1024]):
-        raise PageRejected("not_html", "the body holds no tag or is binary")
+        raise PageError("not_html", "the body holds no tag or is binary")
     depth = _depth_bound(page.payload, max_depth)
     if depth > max_depth:
-        raise PageRejected("too_deep", f"about {depth} nested elements, more than {max_depth}")
+        raise PageError("too_deep", f"about {depth} nested elements, more than {max_depth}")
 
 
 def _depth_bound(payload: bytes, max_depth: int) -> int:

@@ -29,8 +29,7 @@ class HttpMessage:
 
 
 def parse_content_type(value: str) -> tuple[str, str]:
-    """Returns (media type, charset) in lower case: "Text/HTML; charset=UTF-8" -> text/html, utf-8.
-    """
+    """Returns (media type, charset): "Text/HTML; charset=UTF-8" -> ("text/html", "utf-8")."""
     charset = _CHARSET.search(value)
     return value.partition(";")[0].strip().lower(), charset[1].lower() if charset else ""
 

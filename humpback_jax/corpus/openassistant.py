@@ -176,14 +176,14 @@ class _Collector:
         """Samples, checks the counts, and fails if nothing is left."""
         pairs = sorted(self._pairs.values(), key=lambda pair: pair.pair_id)
         if self._filters.max_pairs:
-            keys = {p.pair_id: records.stable_id("seed", self._filters.seed, p.pair_id) for p in pairs}
-            ranked = sorted(pairs, key=lambda pair: keys[pair.pair_id])
-            kept = {pair.pair_id for pair in ranked[: self._filters.max_pairs]}
+            seed = self._filters.seed
+            ranked = sorted(records.stable_id("sample", seed, p.pair_id) for p in pairs)
+            kept = set(ranked[: self._filters.max_pairs])
             for pair in pairs:
-                if pair.pair_id not in kept:
+                if records.stable_id("sample", seed, pair.pair_id) not in kept:
                     detail = pair.instruction[:_EXCERPT]
                     self._rejects.append(Reject(pair.pair_id, pair.source, "not_sampled", detail))
-            pairs = [pair for pair in pairs if pair.pair_id in kept]
+            pairs = [p for p in pairs if records.stable_id("sample", seed, p.pair_id) in kept]
         reasons = Counter(reject.reason for reject in self._rejects)
         if not pairs:
             raise UserError(self._nothing(reasons))

@@ -9,7 +9,7 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 def sentences(text: str) -> list[str]:
-    """Splits text at sentence ends and line breaks: "One. Two!\\nThree" -> One. / Two! / Three."""
+    """Splits text at line breaks and at sentence ends: "One. Two!" -> ["One.", "Two!"]."""
     return [s for s in _SENTENCE_END.split(text) if s]
 
 

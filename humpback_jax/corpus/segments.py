@@ -11,12 +11,11 @@ never closes anything. Text before the first header belongs to no segment.
 """
 
 import dataclasses
-import re
 from collections.abc import Iterator
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from humpback_jax.corpus.html import PageRejected, parse_page
+from humpback_jax.corpus.html import PageError, parse_page
 from humpback_jax.corpus.text_layout import (
     BREAK,
     CELL,
@@ -109,11 +108,11 @@ def page_headers(page: Page, max_bytes: int) -> list[HeaderNode]:
     """Returns the headers of a page in document order, at least one.
 
     Raises:
-      PageRejected: the page has no header outside navigation, or cannot be parsed.
+      PageError: the page has no header outside navigation, or cannot be parsed.
     """
     nodes = header_nodes(parse_page(page, max_bytes))
     if not nodes:
-        raise PageRejected("no_header", "no header outside navigation and hidden parts")
+        raise PageError("no_header", "no header outside navigation and hidden parts")
     return nodes
 
 
@@ -276,7 +275,7 @@ class _Walk:
             self._row_is_empty = False
 
     def _enter_header(self, node: LexborNode, tag: str | None) -> int:
-        if self._in_header or self._no_headers and node.mem_id in self._no_headers:
+        if self._in_header or (self._no_headers and node.mem_id in self._no_headers):
             self._pieces.append(BREAK)
             return _LINE
         level = self._roles.get(node.mem_id) or int((tag or "h2")[1:])

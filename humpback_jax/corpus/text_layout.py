@@ -1,8 +1,8 @@
-"""Pieces of text and layout marks -> readable plain text.
+r"""Pieces of text and layout marks -> readable plain text.
 
 The walk over a page writes down raw text, whose white space means nothing, with marks between:
 
-    ["One ", " two", PARAGRAPH, BREAK, "- ", ITEM, PARAGRAPH, "three"]  ->  "One two\\n\\n- three"
+    ["One ", " two", PARAGRAPH, BREAK, "- ", ITEM, PARAGRAPH, "three"]  ->  "One two\n\n- three"
 
 A run of marks becomes one separator. The marks are control characters, which no text should hold;
 where a page smuggles one in, it gets a line break too many.
@@ -35,7 +35,8 @@ _NETWORKS = "facebook|twitter|x|linkedin|reddit|whatsapp|pinterest|tumblr|telegr
 _JUNK_LINE = re.compile(
     r"(?:share|share (?:this|on|via)\b.{0,40}|tweet|pin it|back to top|return to top|read more"
     r"|leave a (?:comment|reply)|reply|permalink|print this.{0,20}|e-?mail this.{0,20}"
-    r"|(?:previous|prev|next|older|newer) (?:article|post|page|chapter|story|entry|topic)s?\b.{0,80}"
+    r"|(?:previous|prev|next|older|newer) (?:article|post|page|chapter|story|entry|topic)s?\b"
+    r".{0,80}"
     r"|(?:tags?|tagged|filed under|posted in|categor(?:y|ies)|labels?|topics?)(?:\s*:.{0,200})?"
     rf"|(?:(?:{_NETWORKS})(?:\W+|$))+)[\s:.\u00bb\u203a>|-]*",
     re.IGNORECASE,
@@ -108,7 +109,7 @@ def _without_junk_tail(text: str) -> str:
         marker = _LIST_MARKER.match(line)
         bare = line[marker.end() :] if marker else line
         bare = bare.strip()
-        if len(bare) > _LONGEST_JUNK or bare and not _JUNK_LINE.fullmatch(bare):
+        if len(bare) > _LONGEST_JUNK or (bare and not _JUNK_LINE.fullmatch(bare)):
             return text
         if not newline:
             return "" if bare else text

@@ -13,7 +13,7 @@ import io
 import re
 import zlib
 from collections.abc import Generator, Iterator
-from typing import BinaryIO
+from typing import IO
 
 from etils import epath
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
@@ -30,8 +30,12 @@ _BLOCK = 1 << 20
 # 32 KiB.
 _MAX_HEADER_BYTES = 16 << 20
 _RECORD_START = re.compile(rb"WARC/[01]\.\d+\r?\n")
-# Inside a body, only the head of another record looks like this.
+# Inside a body, only the head of another record looks like the first; at its end, the second is one
+# that Content-Length cuts in two, and FastWARC would then skip that record without a word.
 _SWALLOWED = re.compile(rb"\r?\n\r?\nWARC/[01]\.\d+\r?\n(?:[\w-]+:[^\n]*\n){2}")
+_CUT_RECORD = re.compile(
+    rb"\r?\n\r?\n(?:WARC/[01]\.\d+\r?\n[^<]*|W(?:A(?:R(?:C(?:/[\d.]*\r?)?)?)?)?)\Z"
+)
 _HEADER_LINE = re.compile(rb"([\w-]+):[ \t]*([^\r\n]*)\r?\n")
 _CLUEWEB22_FILE = re.compile(r"(\w+?\d\d)\d\d-\d\d\.warc(?:\.gz)?$")
 _CORPUS_IDS = ("ClueWeb22-ID", "WARC-TREC-ID", "WARC-Record-ID")
@@ -61,7 +65,9 @@ class Page:
     payload: bytes
 
 
-def read_pages(path: epath.PathLike, max_page_bytes: int = MAX_PAGE_BYTES) -> Iterator[Page | Reject]:
+def read_pages(
+    path: epath.PathLike, max_page_bytes: int = MAX_PAGE_BYTES
+) -> Iterator[Page | Reject]:
     """Yields the pages of a WARC file in order, and a Reject for whatever could not be read.
 
     Reasons: "damaged" (a gzip member that cannot be decompressed), "truncated" (the file or a
@@ -94,7 +100,7 @@ def read_pages(path: epath.PathLike, max_page_bytes: int = MAX_PAGE_BYTES) -> It
 class _Storage(io.RawIOBase):
     """The file, with I/O failures told apart from FastWARC's own OSError for damaged data."""
 
-    def __init__(self, name: str, stream: BinaryIO):
+    def __init__(self, name: str, stream: IO[bytes]):
         self._name, self._stream = name, stream
 
     def read(self, size: int = -1) -> bytes:
@@ -150,11 +156,11 @@ class _Reader:
                 if is_cut:
                     return self._next_record(offset + 1)
         except OSError as error:
-            if in_body or not found:
-                if self.records or self._gzipped and self._is_record(offset):
-                    self.records += 1
-                    yield self.reject(offset, "damaged", str(error))
-            if in_body or not found or not self._gzipped:
+            is_here = in_body or not found
+            if is_here and (self.records or self._is_record(offset)):
+                self.records += 1
+                yield self.reject(offset, "damaged", str(error))
+            if is_here or not self._gzipped:
                 return self._next_record(offset + 1)
         return (yield from self._after(offset, start))
 
@@ -202,10 +208,13 @@ class _Reader:
             return None, False
         record_id = _record_id(headers)
         if not length.isdigit():
-            detail = f"Content-Length is {length!r}" if length else "the header has no Content-Length"
+            detail = (
+                f"Content-Length is {length!r}" if length else "the header has no Content-Length"
+            )
             reason = "bad_length" if length else "bad_header"
             return self.reject(offset, reason, detail, record_id), False
-        if b"\nWARC/" in body and _SWALLOWED.search(body):
+        is_swallowed = b"\nWARC/" in body and _SWALLOWED.search(body)
+        if is_swallowed or _CUT_RECORD.search(body, max(len(body) - 4096, 0)):
             detail = f"Content-Length {length} runs into the next record"
             return self.reject(offset, "bad_length", detail, record_id), True
         if len(body) < min(int(length), self._max_page_bytes):
@@ -240,7 +249,9 @@ class _Reader:
         headers: dict[str, str] = {}
         position = start.end()
         while line := _HEADER_LINE.match(data, position):
-            headers.setdefault(line[1].decode("latin-1").lower(), line[2].decode("utf-8", "replace"))
+            headers.setdefault(
+                line[1].decode("latin-1").lower(), line[2].decode("utf-8", "replace")
+            )
             position = line.end()
             if "content-length" not in headers:
                 position += len(data[position:]) - len(data[position:].lstrip(b"\r\n"))

@@ -11,6 +11,7 @@ A batch is a dict of numpy int32 arrays [B, T], T = inputs + targets lengths. Fo
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -77,8 +78,7 @@ def tokenize_texts(
 
 def make_task(name: str, examples: Sequence[TokenizedExample], vocab_size: int) -> seqio.Task:
     """Registers a seqio task over tokenized examples under `name`, replacing one of that name."""
-    inputs = tf.ragged.constant([list(e.inputs) for e in examples], ragged_rank=1, dtype=tf.int32)
-    targets = tf.ragged.constant([list(e.targets) for e in examples], ragged_rank=1, dtype=tf.int32)
+    inputs, targets = _ragged([e.inputs for e in examples]), _ragged([e.targets for e in examples])
 
     def dataset_fn(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
         del split, shuffle_files, seed
@@ -97,6 +97,12 @@ def make_task(name: str, examples: Sequence[TokenizedExample], vocab_size: int) 
         output_features={"inputs": feature, "targets": feature},
         shuffle_buffer_size=max(1, min(len(examples), 100_000)),
     )
+
+
+def _ragged(rows: Sequence[Sequence[int]]) -> tf.RaggedTensor:
+    lengths = np.asarray([len(row) for row in rows], np.int64)
+    values = np.fromiter(itertools.chain.from_iterable(rows), np.int32, int(lengths.sum()))
+    return tf.RaggedTensor.from_row_lengths(values, lengths)
 
 
 def make_mixture(name: str, parts: Sequence[Part], vocab_size: int) -> seqio.Mixture:

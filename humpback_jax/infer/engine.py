@@ -193,6 +193,7 @@ class Engine:
           prefix: as in `generate`.
         """
         log_probs = np.full((len(requests), len(choices)), np.nan, np.float32)
+        too_long = np.ones(len(requests), bool)
         program = steps.Program(self.config, self.mesh)
         ids = np.asarray(choices, np.int32)
         for rows, shared in self._batches(requests, tuple(prefix), None):
@@ -201,10 +202,16 @@ class Engine:
                 scores = steps.score(
                     program, self._params, shared, inputs.tokens, inputs.lengths, ids
                 )
-            log_probs[[row.index for row in rows]] = jax.device_get(scores)[: len(rows)]
+            indices = [row.index for row in rows]
+            log_probs[indices] = jax.device_get(scores)[: len(rows)]
+            too_long[indices] = False
         weights = np.exp(log_probs - log_probs.max(axis=1, keepdims=True, initial=-np.inf))
         probabilities = weights / weights.sum(axis=1, keepdims=True)
-        return ChoiceScores(log_probs, probabilities, np.isnan(log_probs).any(axis=1))
+        return ChoiceScores(log_probs, probabilities, too_long)
+
+    def fits(self, prompt_ids: Sequence[int], prefix: Sequence[int] = ()) -> bool:
+        """Returns whether `score_choices` would score this prompt."""
+        return self._row(0, Request("", prompt_ids), tuple(prefix), None) is not None
 
     def _rules(self) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext() if self.mesh is None else partitioning.rules(self.mesh)
@@ -263,7 +270,7 @@ class Engine:
             if row.key is not None:
                 keys[i] = row.key
         sharding = None if self.mesh is None else partitioning.batch_sharding(self.mesh)
-        return jax.device_put(steps.Inputs(tokens, lengths, limits, keys), sharding)
+        return steps.Inputs(*jax.device_put((tokens, lengths, limits, keys), sharding))
 
     def _shared_prefix(self, prefix: tuple[int, ...]) -> SharedPrefix | None:
         """Returns the prefix's keys and values; those of the last prefix are kept."""

@@ -100,6 +100,7 @@ def prefill(program: Program, params: Any, prefix: SharedPrefix | None, inputs: 
     """Reads the prompts and draws each row's first token."""
     TRACES["prefill"] += 1
     rows, length = inputs.tokens.shape
+    assert program.sampling is not None
     new_tokens = program.sampling.max_new_tokens
     cache = _constrain(program, KVCache.zeros(program.config, rows, length + new_tokens))
     start = 0 if prefix is None else prefix.length
@@ -134,7 +135,7 @@ def decode(
             program, params, state.last[:, None], state.positions[:, None],
             cache=state.cache, prefix=prefix,
         )  # fmt: skip
-        state = state.replace(cache=_constrain(program, cache))
+        state = dataclasses.replace(state, cache=_constrain(program, cache))
         return _record(program, state, logits[:, 0], inputs)
 
     return jax.lax.while_loop(lambda state: ~jnp.all(state.done), step, state)
@@ -163,6 +164,7 @@ def _apply(program: Program, params: Any, tokens, positions, **kwargs) -> tuple[
 
 def _record(program: Program, state: State, logits: Float[Array, "B V"], inputs: Inputs) -> State:
     """Draws a token for each row that is not done, and writes down what follows from it."""
+    assert program.sampling is not None
     tokens = sample(logits, inputs.keys, state.counts, program.sampling)
     tokens = tokens.astype(jnp.int32)
     logprobs = jax.nn.log_softmax(logits, axis=-1)
@@ -173,7 +175,8 @@ def _record(program: Program, state: State, logits: Float[Array, "B V"], inputs:
     rows = jnp.arange(tokens.shape[0])
     stopped = active & jnp.isin(tokens, jnp.asarray(program.stop_ids, jnp.int32))
     counts = state.counts + active
-    return state.replace(
+    return dataclasses.replace(
+        state,
         last=jnp.where(active, tokens, state.last),
         positions=state.positions + active,
         counts=counts,

@@ -1,8 +1,7 @@
 """Which examples train which model, and the prompts they become.
 
-    Myx       seed pairs, output -> instruction
-    M0        seed pairs, instruction -> output, with the assistant tag
-    M1, M2    seed pairs as for M0, and the curated candidates with the web tag
+Myx is trained on the seed pairs, output -> instruction; M0 on the seed pairs, instruction ->
+output, with the assistant tag; M1 and M2 on these and on the curated candidates with the web tag.
 """
 
 import collections

@@ -12,16 +12,14 @@ LOWEST, HIGHEST = 1.0, 5.0
 _WORDS = {"one": 1.0, "two": 2.0, "three": 3.0, "four": 4.0, "five": 5.0}
 # Marks that models put around a grade: markdown, quotes, brackets, TeX.
 _DECORATION = r"[\s*_`~'\"<>(){}\[\]$\\#]{0,16}"
-_NUMBER = r"(?P<number>[+−-]?\d+(?:[.,]\d+)*|\b(?:one|two|three|four|five)\b)"
+_NUMBER = r"(?P<number>[+\u2212-]?\d+(?:[.,]\d+)*|\b(?:one|two|three|four|five)\b)"
 _SCALE = r"(?:[\s*_`]{0,8}(?:/|out\s{1,4}of)[\s*_`]{0,8}(?P<scale>\d+(?:[.,]\d+)?))?"
-_TAIL = r"(?P<tail>[\s*_`]{0,4}(?:%|(?:-|–|—|~|to|or)[\s*_`]{0,4}\d))?"
+_TAIL = r"(?P<tail>\w|[\s*_`]{0,4}(?:%|(?:-|\u2013|\u2014|~|to|or)[\s*_`]{0,4}\d))?"
+_RANGE = r"(?:\s{0,4}\(\s?(?:out of|from)?\s?(?:[01]\s?(?:-|\u2013|to)\s?)?5\s?\))?"
 _LABELLED = re.compile(
-    r"\b(?:score|rating|grade)\b"
-    + _DECORATION
-    + r"(?:\((?:out of|from|1|0)[^()\n]{0,20}\)" + _DECORATION + r")?"
-    + r"(?:(?::|=|->|=>|→|–|—|-(?=\s)|\bis\b|\bwas\b|\bof\b|\bwould be\b|\bboxed\b)"
-    + _DECORATION
-    + r"){0,4}"
+    r"\b(?:score|rating|grade)\b" + _RANGE + _DECORATION
+    + r"(?:(?::|=|->|=>|→|\u2013|\u2014|-(?=\s)|\bis\b|\bwas\b|\bof\b|\bwould be\b|\bboxed\b)"
+    + _DECORATION + r"){0,4}"
     + _NUMBER + _SCALE + _TAIL,
     re.IGNORECASE,
 )  # fmt: skip
@@ -53,10 +51,8 @@ def parse(text: str) -> Parsed:
     text = normalise(text)
     if not text.strip():
         return Parsed(None, "empty")
-    match = None
-    for match in _LABELLED.finditer(text):
-        pass
-    match = match or _BARE.fullmatch(text)
+    matches = list(_LABELLED.finditer(text))
+    match = matches[-1] if matches else _BARE.fullmatch(text)
     if match is None:
         return Parsed(None, "no_score")
     score, failure = _value(match)
@@ -64,14 +60,14 @@ def parse(text: str) -> Parsed:
 
 
 def parse_ending(text: str) -> tuple[str, Parsed] | None:
-    """Returns (the text before it, the grade) if a text ends in a valid labelled grade, or None.
+    r"""Returns (the text before it, the grade) if a text ends in a valid grade, or None.
 
-    "Clear.\\nScore: 4." gives ("Clear.", 4.0); "Score: 4, since it is clear" gives None.
+    "Clear.\nScore: 4." gives "Clear." and 4.0; "Score: 4, since it is clear" gives None.
     """
     text = normalise(text)
     parsed = parse(text)
     start, end = parsed.span
-    if parsed.score is None or not start or not _CLOSING.fullmatch(text, end):
+    if parsed.score is None or not _CLOSING.fullmatch(text, end):
         return None
     return text[:start].rstrip(" \n\t*_#`\"'(["), parsed
 
@@ -91,5 +87,5 @@ def _value(match: re.Match[str]) -> tuple[float | None, Failure | None]:
         return None, "other_scale"
     value = _WORDS.get(number)
     if value is None:
-        value = float(number.replace(",", ".").replace("−", "-"))
+        value = float(number.replace(",", ".").replace("\u2212", "-"))
     return (value, None) if LOWEST <= value <= HIGHEST else (None, "out_of_range")

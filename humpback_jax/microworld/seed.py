@@ -62,9 +62,8 @@ def _unusable(rng: random.Random, world: World, number: int, topic: Topic) -> It
     elif kind == 2:
         root = _message(key, None, instruction)
         yield from (root, _message(f"{key} best", root, reply))  # never ranked: no key "rank"
-    else:
-        root = _message(key, None, instruction, tree_state="aborted_low_grade")
-        yield from (root, _message(f"{key} best", root, reply, rank=0, review_result=False))
+    else:  # nobody replied
+        yield _message(key, None, instruction, tree_state="aborted_low_grade")
 
 
 def _message(key: str, parent: Message | None, text: str, **changed: Any) -> Message:

@@ -187,13 +187,13 @@ def test_nothing_is_compiled_after_a_bucket_is_warm():
     again = prompts(23, seed=5)
     engine().generate(again, dataclasses.replace(sampling, seed=99))
     engine().score_choices(again, [3, 4])
-    assert steps.TRACES == before
+    assert before == steps.TRACES
     engine().generate(again, dataclasses.replace(sampling, max_new_tokens=6))
     assert steps.TRACES["decode"] > before["decode"]  # the counter does count
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2), (1, 2, 4)])
+@pytest.mark.parametrize("axes", [(2, 2, 2), (1, 2, 4)])
 def test_a_mesh_gives_the_results_of_one_device(axes):
     mesh = partitioning.make_mesh(partitioning.MeshConfig(*axes))
     params = bundle.place_params(PARAMS, CONFIG, mesh)

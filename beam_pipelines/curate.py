@@ -1,0 +1,110 @@
+"""Self-curation: M(t-1) rates every candidate (section 2.3)."""
+
+import dataclasses
+
+from etils import epath
+
+from beam_pipelines import inference
+from beam_pipelines.execution import BeamConfig
+from beam_pipelines.handler import ModelSource, Shard, ShardOutput
+from beam_pipelines.inference import InferenceStage
+from humpback_jax.data.tokenizer import Tokenizer
+from humpback_jax.infer.engine import Engine, EngineConfig
+from humpback_jax.method import rating
+from humpback_jax.method.rating import RatingConfig
+from humpback_jax.partitioning import MeshConfig
+from humpback_jax.prompts import Prompts
+from humpback_jax.records import Candidate, Rating
+from humpback_jax.rundir import Counts, StageDir
+
+
+def stage_name(iteration: int) -> str:
+    """Returns the name of an iteration's stage: curate1."""
+    return f"curate{iteration}"
+
+
+def run_curate(
+    run_dir: epath.PathLike,
+    iteration: int,
+    model_path: epath.PathLike,
+    prompts: Prompts,
+    engine: EngineConfig,
+    rating_config: RatingConfig,
+    beam: BeamConfig,
+    mesh: MeshConfig | None = None,
+    dtype: str | None = None,
+    source: str = "augment",
+) -> Counts:
+    """Writes stage "curate<t>": one Rating for each Candidate of status "ok" of stage "augment".
+
+    Args:
+      run_dir: the run directory.
+      iteration: t, from 1.
+      model_path: folder of the rating model M(t-1).
+      prompts: the templates.
+      engine: the shapes of inference.
+      rating_config: how a score is found.
+      beam: where the pipeline runs.
+      mesh: the devices of each worker; None uses one device.
+      dtype: of the computation, by default the model's.
+      source: the stage whose candidates are read.
+
+    Returns:
+      The counts: candidates in, ratings of status "ok" out, rejects by status.
+    """
+    model = ModelSource(str(model_path), engine, mesh, dtype)
+    fingerprint = model.fingerprint()
+    job = InferenceStage(
+        stage=StageDir(run_dir, stage_name(iteration)),
+        source=StageDir(run_dir, source),
+        read=Candidate,
+        write=Rating,
+        task=CurateTask(model, prompts, rating_config, iteration),
+        only_ok=True,
+    )
+    config = {
+        "rating_prompt": prompts.rating,
+        "score_words": prompts.score,
+        "engine": engine,
+        "rating": rating_config,
+        "iteration": iteration,
+        "dtype": dtype,
+    }
+    return inference.run_stage(job, config, {"model": fingerprint}, beam)
+
+
+@dataclasses.dataclass(frozen=True)
+class CurateTask:
+    """What a rating worker is to do."""
+
+    model: ModelSource
+    prompts: Prompts
+    rating: RatingConfig
+    iteration: int
+
+    def load(self) -> "CurateWorker":
+        model, engine = self.model.load()
+        return CurateWorker(self, engine, model.tokenizer, model.fingerprint)
+
+
+class CurateWorker:
+    """Rates the candidates of a shard."""
+
+    def __init__(self, task: CurateTask, engine: Engine, tokenizer: Tokenizer, fingerprint: str):
+        self._task = task
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._fingerprint = fingerprint
+
+    def process(self, shard: Shard) -> ShardOutput:
+        ratings = rating.rate(
+            self._engine,
+            self._tokenizer,
+            self._task.prompts,
+            shard.rows,
+            self._task.rating,
+            iteration=self._task.iteration,
+            model=self._fingerprint,
+        )
+        sources = [f"candidate of {candidate.model}" for candidate in shard.rows]
+        return inference.output_of(shard.index, ratings, sources)

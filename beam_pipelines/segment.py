@@ -1,0 +1,111 @@
+"""The segment stage: web archives in, the segments that are worth an instruction out.
+
+Two pipelines, so that hours of parsing survive a kill. The first takes one archive for an element
+and writes its surviving segments as an intermediate shard of the stage. The second decides what
+needs the whole corpus (duplicates, cap for each site, sample) on ids and digests alone, then moves
+each kept text once, to the shard its id hashes to. All choices hang on record ids, never on order,
+worker or time: any way of getting to the end ends in the same bytes.
+
+    segment/extracted/   one shard for each archive: what passed the filters of its own page
+    segment/pages/       one shard for each archive: rejected pages, and the count of pages
+    segment/shards/      the result, sorted by segment_id
+    segment/rejects/     examples of rejected segments and pages for each reason
+"""
+
+import json
+import logging
+import time
+from collections import Counter
+
+from etils import epath
+
+from beam_pipelines.corpus_files import corpus_digest, find_files
+from beam_pipelines.execution import BeamConfig
+from beam_pipelines.segment_collect import collect
+from beam_pipelines.segment_extract import EXTRACTED, PAGES, extract
+from humpback_jax.corpus.filters import SegmentFilters, funnel
+from humpback_jax.errors import UsageError, UserError
+from humpback_jax.rundir import Counts, StageDir
+
+STAGE = "segment"
+
+_log = logging.getLogger(__name__)
+
+
+def run_segment(
+    run_dir: epath.PathLike,
+    corpus: str,
+    filters: SegmentFilters,
+    beam_config: BeamConfig,
+    num_shards: int,
+) -> None:
+    """Runs the segment stage of a run directory, or what is left of it.
+
+    stage.json holds the law of segments as `counts` (a record in is a header), the law of pages as
+    `pages` (a page in is a response in an archive, or a place where one could not be read), and
+    `funnel`: [step, segments remaining] in the order of the filters.
+
+    Args:
+      run_dir: the run directory.
+      corpus: glob of WARC files, or several with commas between, local or gs://.
+      filters: which segments are kept.
+      beam_config: where the pipelines run.
+      num_shards: shards of the result; a shard is sorted in the memory of one worker.
+
+    Raises:
+      UserError: no file matches, no file is an archive, nothing passes the filters, or the stage
+        was begun with another configuration.
+    """
+    if num_shards < 1:
+        raise UsageError(f"num_shards is {num_shards}: give 1 or more")
+    start = time.monotonic()
+    stage = StageDir(run_dir, STAGE)
+    config = {"filters": filters, "num_shards": num_shards}
+    try:
+        files = find_files(corpus)
+    except UserError:
+        # The archives may be gone once the stage is done; its configuration is still compared.
+        if not stage.is_done():
+            raise
+        stage.begin(config, _stage_inputs(stage))
+        return
+    fingerprint = stage.begin(config, {"files": str(len(files)), "corpus": corpus_digest(files)})
+    if stage.is_done():
+        return
+    extract(stage, files, filters, fingerprint, beam_config)
+    _check_archives(stage, corpus, len(files))
+    collect(stage, len(files), filters, num_shards, fingerprint, beam_config)
+    _finish(stage, time.monotonic() - start)
+
+
+def _stage_inputs(stage: StageDir) -> dict[str, str]:
+    """Returns the digests of the inputs that a stage was begun with."""
+    return json.loads((stage.path / "config.json").read_text())["inputs"]
+
+
+def _check_archives(stage: StageDir, corpus: str, num_files: int) -> None:
+    if stage.counts(PAGES).rejects.get("not_warc", 0) == num_files:
+        raise UserError(
+            f"none of the {num_files} files of '{corpus}' is a WARC archive: give a pattern of "
+            f".warc or .warc.gz files, and delete {stage.path}"
+        )
+
+
+def _finish(stage: StageDir, seconds: float) -> None:
+    extracted, final, pages = stage.counts(EXTRACTED), stage.counts(), stage.counts(PAGES)
+    pages.check("segment stage, pages")
+    if extracted.records_out != final.records_in:
+        raise RuntimeError(
+            f"segment stage lost records: {extracted.records_out} extracted, "
+            f"{final.records_in} collected"
+        )
+    rejects = dict(extracted.rejects) | dict(final.rejects)
+    counts = Counts(extracted.records_in, final.records_out, rejects, extracted.errors)
+    steps = funnel(counts.records_in, Counter(counts.rejects))
+    if not counts.records_out:
+        raise UserError(
+            f"no segment is left of {pages.records_in} pages ({pages}) and {counts.records_in} "
+            f"headers ({counts}): relax SegmentFilters and delete {stage.path}"
+        )
+    _log.info("segment: pages %s; segments %s", pages, counts)
+    stage.finish(counts, stage.shards_digest(), seconds, pages=pages, funnel=steps)

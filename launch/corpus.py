@@ -1,0 +1,61 @@
+"""The stages that make segments and seed pairs, and the microworld to take them from."""
+
+from humpback_jax import records, rundir
+from humpback_jax.corpus.filters import SegmentFilters
+from humpback_jax.corpus.openassistant import SeedFilters, read_seed_pairs
+from humpback_jax.microworld import pretraining
+from humpback_jax.microworld.files import write_world
+from humpback_jax.microworld.world import WorldConfig, make_world
+from humpback_jax.records import SeedPair
+from humpback_jax.rundir import Counts, StageDir
+from launch import configuration
+from launch.context import Context, Outcome, input_digest
+from launch.recipe import PretrainingText
+
+from beam_pipelines.execution import BeamConfig
+from beam_pipelines.segment import run_segment
+
+
+def world(context: Context) -> None:
+    """Writes a microworld: pages, seed, questions, labels, and pretraining text."""
+    config = configuration.build(WorldConfig)
+    text = configuration.build(pretraining.PretrainingConfig)
+    amount = configuration.build(PretrainingText)
+
+    def work(stage: StageDir) -> Outcome:
+        write_world(stage.path, config)
+        documents = pretraining.documents(make_world(config), text, stop=amount.documents)
+        rows = records.to_jsonl({"text": document} for document in documents)
+        rundir.write_atomic(stage.path / "pretraining.jsonl", rows)
+        files = [path for path in stage.path.iterdir() if path.suffix == ".jsonl"]
+        digests = [input_digest(path) for path in sorted([*files, stage.path / "corpus"])]
+        return Outcome(Counts(1, 1), rundir.fingerprint(digests))
+
+    context.run("world", {"world": config, "text": text, "amount": amount}, {}, work)
+
+
+def segment(context: Context) -> None:
+    """Cuts the corpus into segments."""
+    recipe = context.recipe
+    run_segment(
+        recipe.root,
+        recipe.path(recipe.corpus),
+        configuration.build(SegmentFilters),
+        configuration.build(BeamConfig),
+        recipe.num_shards,
+    )
+
+
+def seed(context: Context) -> None:
+    """Reads the seed pairs."""
+    path = context.recipe.path(context.recipe.seed)
+    filters = configuration.build(SeedFilters)
+    inputs = {"seed": input_digest(path)}
+
+    def work(stage: StageDir) -> Outcome:
+        fingerprint = rundir.fingerprint([filters, inputs])
+        found = read_seed_pairs(path, filters)
+        stage.write_shard(0, SeedPair, found.pairs, found.counts, fingerprint, found.rejects)
+        return Outcome(found.counts, stage.shards_digest())
+
+    context.run("seed", {"filters": filters}, inputs, work)

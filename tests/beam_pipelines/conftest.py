@@ -1,0 +1,96 @@
+import dataclasses
+import io
+import pathlib
+
+import jax
+import pytest
+import sentencepiece
+from flax import linen as nn
+
+from humpback_jax import prompts, records, rundir
+from humpback_jax.checkpoints import huggingface
+from humpback_jax.models.config import LlamaConfig
+from humpback_jax.models.init import init_params
+from humpback_jax.records import Segment, Signals, Source
+from humpback_jax.rundir import Counts, StageDir
+
+CONFIG = LlamaConfig(
+    vocab_size=420, embed_dim=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
+    mlp_dim=64, max_length=256, rope_theta=10000.0, norm_eps=1e-5, tie_embeddings=False,
+    initializer_range=0.1,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory) -> pathlib.Path:
+    """A Hugging Face folder with a random model; any of 60 tokens ends what it writes."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter((prompts.RATING + prompts.BACKWARD).splitlines()),
+        model_writer=tokenizer,
+        model_type="bpe",
+        vocab_size=420,
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    params = jax.device_get(nn.unbox(init_params(CONFIG, jax.random.key(0))))
+    stops = (2, *range(300, 360))
+    huggingface.write_model(folder, CONFIG, params, stops, 1, tokenizer.getvalue())
+    return folder
+
+
+def segment(name: str, text: str) -> Segment:
+    source = Source("a.warc.gz", 17, "<urn:uuid:1>")
+    signals = Signals(len(text), 0.0, 0.0, 0.0)
+    return Segment(name, source, "http://a", "en", ("A", name), name, text, "a", signals)
+
+
+TEXTS = ("Red cars.", "Tea is a drink made of leaves, and so it is.", "word " * 300, "So?")
+
+
+@pytest.fixture
+def run_dir(tmp_path) -> pathlib.Path:
+    """A run directory with a finished stage "segment" of three shards, one text too long each."""
+    stage = StageDir(tmp_path, "segment")
+    fingerprint = stage.begin({}, {})
+    for shard in range(3):
+        rows = [segment(f"s{shard}{i}", text) for i, text in enumerate(TEXTS)]
+        stage.write_shard(shard, Segment, rows, Counts(len(rows), len(rows)), fingerprint)
+    stage.finish(stage.counts(), stage.shards_digest(), 0.0)
+    return tmp_path
+
+
+def outputs(run_dir: pathlib.Path, stage: str) -> dict[str, bytes]:
+    """Returns the bytes of a stage's shards and rejects by name."""
+    return {p.name + p.parent.name: p.read_bytes() for p in run_dir.glob(f"{stage}/*/*.parquet")}
+
+
+def add_candidates(run_dir: pathlib.Path) -> None:
+    """Writes a finished stage "augment" into a run directory, with one leak in each shard."""
+    stage = StageDir(run_dir, "augment")
+    fingerprint = stage.begin({}, {})
+    for shard in range(3):
+        segments = records.read_parquet(Segment, StageDir(run_dir, "segment").shard_path(shard))
+        rows = [
+            records.Candidate(s.segment_id, "Say it.", s.text, "myx", "greedy", "ok")
+            for s in segments
+        ]
+        rows[0] = dataclasses.replace(rows[0], status="leaked")
+        counts = rundir.Counts(4, 3, {"leaked": 1})
+        stage.write_shard(shard, records.Candidate, rows, counts, fingerprint)
+    stage.finish(stage.counts(), stage.shards_digest(), 0.0)
+
+
+@pytest.fixture
+def rated_run_dir(run_dir) -> pathlib.Path:
+    add_candidates(run_dir)
+    return run_dir
+
+
+@pytest.fixture
+def read_outputs():
+    return outputs

@@ -1,0 +1,84 @@
+import pickle
+import threading
+import time
+
+import pytest
+
+from beam_pipelines import inference
+from beam_pipelines.handler import LockedWorker, ModelSource, Shard, ShardHandler
+from humpback_jax.checkpoints import huggingface
+from humpback_jax.errors import UserError
+from humpback_jax.infer.engine import EngineConfig
+from humpback_jax.partitioning import MeshConfig
+from humpback_jax.records import Rating
+
+ENGINE = EngineConfig(batch_size=8, buckets=(8,))
+
+
+class Counting:
+    """A task and worker in one, which counts its loads and says how many work at once."""
+
+    def __init__(self):
+        self.loads, self.working, self.most = 0, 0, 0
+
+    def load(self):
+        self.loads += 1
+        return self
+
+    def process(self, shard):
+        self.working += 1
+        self.most = max(self.most, self.working)
+        time.sleep(0.01)
+        self.working -= 1
+        return inference.output_of(shard.index, [], [])
+
+
+def test_batches_are_single_shards():
+    handler = ShardHandler(Counting(), share=True)
+    assert handler.batch_elements_kwargs() == {"min_batch_size": 1, "max_batch_size": 1}
+    assert handler.share_model_across_processes()
+    assert not ShardHandler(Counting(), share=False).share_model_across_processes()
+
+
+def test_the_model_is_not_part_of_the_pipeline(model_folder):
+    source = ModelSource(str(model_folder), ENGINE)
+    assert len(pickle.dumps(ShardHandler(source, share=True))) < 2000
+
+
+def test_one_shard_at_a_time():
+    task = Counting()
+    worker = ShardHandler(task, share=False).load_model()
+    assert isinstance(worker, LockedWorker)
+    threads = [threading.Thread(target=worker.process, args=[Shard(i, [])]) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (task.loads, task.most) == (1, 1)
+
+
+def test_the_fingerprint_is_known_without_loading(model_folder, tmp_path):
+    source = ModelSource(str(model_folder), ENGINE)
+    assert source.fingerprint() == huggingface.folder_digest(model_folder)
+    model, _ = source.load()
+    assert model.fingerprint == source.fingerprint()
+    with pytest.raises(UserError, match="is no model folder"):
+        ModelSource(str(tmp_path), ENGINE).fingerprint()
+
+
+def test_a_worker_may_use_several_devices(model_folder):
+    _, engine = ModelSource(str(model_folder), ENGINE, MeshConfig(4, 1, 2)).load()
+    assert dict(engine.mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 2}
+
+
+def test_records_are_counted_by_their_status():
+    statuses = ["ok", "too_long", "error", "ok", "too_long"]
+    rows = [Rating(str(i), 1, "m", 0.0, (), "", s, f"d{i}") for i, s in enumerate(statuses)]
+    output = inference.output_of(7, rows, [f"src{i}" for i in range(5)])
+    assert str(output.counts) == "5 in = 2 out + 2 rejected (too_long 2) + 1 errors"
+    assert [(r.record_id, r.source, r.reason, r.detail) for r in output.rejects] == [
+        ("1", "src1", "too_long", "d1"),
+        ("2", "src2", "error", "d2"),
+        ("4", "src4", "too_long", "d4"),
+    ]
+    output.counts.check("test")

@@ -1,0 +1,93 @@
+import time
+
+import pytest
+
+from humpback_jax.corpus.html import PageError, decode, parse_page
+from humpback_jax.corpus.warc import Page
+from humpback_jax.records import Source
+
+TEXT = "<p>Crème brûlée – “sugar”</p>"
+
+
+def page(payload, **changes):
+    values = {"url": "http://a.b/", "content_type": "text/html", "charset": "", "status": 200}
+    return Page(Source("f", 0, "id"), language="", payload=payload, **(values | changes))
+
+
+@pytest.mark.parametrize(
+    ("payload", "charset"),
+    [
+        (b"\xef\xbb\xbf" + TEXT.encode(), "iso-8859-1"),  # the byte order mark wins over HTTP
+        (b"\xff\xfe" + TEXT.encode("utf-16-le"), "utf-8"),
+        (b"\xfe\xff" + TEXT.encode("utf-16-be"), ""),
+        (TEXT.encode("cp1252"), "ISO-8859-1"),  # as browsers read that name
+        (TEXT.encode("utf-8"), "utf-8"),
+    ],
+)
+def test_decode_by_mark_or_http(payload, charset):
+    assert decode(payload, charset) == TEXT
+
+
+def test_decode_by_meta_unless_http_says_otherwise():
+    html = '<meta charset="windows-1251"><p>Хлеб</p>'
+    assert decode(html.encode("cp1251")) == html
+    assert decode(html.encode("utf-8"), "utf-8") == html
+    old = '<META http-equiv=Content-Type content="text/html; charset=windows-1251"><p>Хлеб</p>'
+    assert decode(old.encode("cp1251")) == old
+
+
+def test_decode_by_detector():
+    russian = "<p>" + "Хлеб пекут из муки, воды и дрожжей. " * 20
+    assert decode(russian.encode("cp1251")) == russian
+    # A declaration that turns the text to rubbish is wrong.
+    assert decode(russian.encode("cp1251"), "utf-8") == russian
+    # One damaged byte is no reason to doubt it.
+    assert decode(russian.encode() + b"\xff", "utf-8") == russian + "\ufffd"
+
+
+def test_meta_that_cannot_be_true_is_read_as_utf8():
+    html = '<meta charset="utf-16"><p>brûlée</p>'
+    assert decode(html.encode()) == html
+    assert decode(b'<meta charset="no-such-code"><p>plain</p>').endswith("plain</p>")
+
+
+@pytest.mark.parametrize(
+    ("page", "reason"),
+    [
+        (page(b"<p>x", status=404), "http_status"),
+        (page(b"%PDF-1.4", content_type="application/pdf"), "not_html"),
+        (page(b"GIF89a\0\0<"), "not_html"),
+        (page(b"just words"), "not_html"),
+        (page(b""), "empty"),
+        (page(b"<p>" + b"x" * 2000), "too_large"),
+        (page(b"<div>" * 101 + b"x"), "too_deep"),
+        (page(b"<UL><LI>" * 101 + b"x"), "too_deep"),
+    ],
+)
+def test_page_that_is_rejected_has_a_reason(page, reason):
+    with pytest.raises(PageError) as caught:
+        parse_page(page, max_bytes=1500, max_depth=100)
+    assert caught.value.reason == reason
+
+
+def test_deep_page_is_rejected_before_the_parser_sees_it():
+    start = time.monotonic()
+    with pytest.raises(PageError, match="too_deep"):
+        parse_page(page(b"<div>" * 400_000), max_bytes=8 << 20)
+    assert time.monotonic() - start < 2
+
+
+def test_many_unclosed_paragraphs_are_not_deep():
+    tree = parse_page(page(b"<p>x<br>" * 200), max_bytes=8000, max_depth=100)
+    assert len(tree.css("p")) == 200
+
+
+def test_hidden_nodes_are_pruned_once_each():
+    html = (
+        b'<body style="visibility:hidden"><div hidden aria-hidden=true role=navigation>a'
+        b"<p hidden>b</p></div><p style='color:red; display : none'>c</p><p style='color:red'>d</p>"
+        b"<p role=search>e</p><a rel='nofollow tag'>f</a><h2>g<a class='x headerlink'>#</a></h2>"
+    )
+    tree = parse_page(page(html), max_bytes=8000)
+    assert tree.body is not None
+    assert tree.body.text() == "dg"
