@@ -1,6 +1,7 @@
 """The files of a corpus: from a pattern to a list and its digest, locally and on cloud storage."""
 
 import concurrent.futures
+import glob
 import hashlib
 import re
 
@@ -24,7 +25,7 @@ def find_files(corpus: str) -> list[str]:
     Raises:
       UserError: a pattern matches no file.
     """
-    if epath.Path(corpus).is_file():  # a name may hold a comma
+    if "://" not in corpus and epath.Path(corpus).is_file():  # a name may hold a comma
         return [str(epath.Path(corpus))]
     found: set[str] = set()
     for pattern in filter(None, (part.strip() for part in corpus.split(","))):
@@ -47,13 +48,16 @@ def corpus_digest(files: list[str]) -> str:
 def _expand(pattern: str) -> list[str]:
     path = epath.Path(pattern)
     wildcard = _WILDCARD.search(pattern)
-    if wildcard is None or path.exists():
+    if wildcard is None or ("://" not in pattern and path.exists()):
         return [str(path)] if path.is_file() else []
-    root, _, _ = pattern[: wildcard.start()].rpartition("/")
-    below = pattern[len(root) :].lstrip("/")
-    if not root and pattern.startswith("/"):
-        root = "/"
-    return [str(match) for match in epath.Path(root or ".").glob(below) if match.is_file()]
+    if "://" not in pattern:
+        matches = map(epath.Path, glob.glob(pattern, recursive=True))
+    elif "**" in pattern:
+        raise UserError(f"'{pattern}' has a ** on cloud storage: write each level as * instead")
+    else:
+        root = pattern[: wildcard.start()].rpartition("/")[0]
+        matches = epath.Path(root).glob(pattern[len(root) + 1 :])
+    return [str(match) for match in matches if match.is_file()]
 
 
 def _no_match(pattern: str) -> str:

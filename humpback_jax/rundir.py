@@ -141,7 +141,7 @@ class StageDir:
         """
         plain = json.loads(json.dumps({"config": config, "inputs": inputs}, default=_plain))
         path = self.path / "config.json"
-        if path.exists():
+        if path.exists() and self._has_work():
             before = json.loads(path.read_text())
             if before != plain:
                 changed = ", ".join(sorted(_differences(before, plain)))
@@ -154,6 +154,10 @@ class StageDir:
         if not self.is_done():
             write_json(self.path / "running.json", {"pid": os.getpid(), "host": platform.node()})
         return fingerprint(plain)
+
+    def _has_work(self) -> bool:
+        """Returns whether there is anything that another configuration could be mixed with."""
+        return any(p.name not in ("config.json", "running.json") for p in self.path.iterdir())
 
     def is_running(self) -> bool:
         """Returns whether the process that began the stage still lives, as far as can be seen."""

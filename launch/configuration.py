@@ -1,8 +1,8 @@
 """Gin for the command line: files, overrides, search paths, and errors a person can read.
 
-    --gin_file=recipes/quickstart.gin     repeatable; found here, in a search path or the package
-    --gin.RUN_DIR='"runs/x"'              a macro or a binding, repeatable
-    --gin_search_paths=configs,more       where else to look for files
+--gin_file=recipes/quickstart.gin     repeatable; found here, in a search path or the package
+--gin.RUN_DIR='"runs/x"'              a macro or a binding, repeatable
+--gin_search_paths=configs,more       where else to look for files
 """
 
 import importlib

@@ -1,5 +1,7 @@
 """The stages that make segments and seed pairs, and the microworld to take them from."""
 
+from beam_pipelines.execution import BeamConfig
+from beam_pipelines.segment import run_segment
 from humpback_jax import records, rundir
 from humpback_jax.corpus.filters import SegmentFilters
 from humpback_jax.corpus.openassistant import SeedFilters, read_seed_pairs
@@ -11,9 +13,6 @@ from humpback_jax.rundir import Counts, StageDir
 from launch import configuration
 from launch.context import Context, Outcome, input_digest
 from launch.recipe import PretrainingText
-
-from beam_pipelines.execution import BeamConfig
-from beam_pipelines.segment import run_segment
 
 
 def world(context: Context) -> None:
@@ -28,7 +27,7 @@ def world(context: Context) -> None:
         rows = records.to_jsonl({"text": document} for document in documents)
         rundir.write_atomic(stage.path / "pretraining.jsonl", rows)
         files = [path for path in stage.path.iterdir() if path.suffix == ".jsonl"]
-        digests = [input_digest(path) for path in sorted([*files, stage.path / "corpus"])]
+        digests = [input_digest(str(path)) for path in sorted([*files, stage.path / "corpus"])]
         return Outcome(Counts(1, 1), rundir.fingerprint(digests))
 
     context.run("world", {"world": config, "text": text, "amount": amount}, {}, work)

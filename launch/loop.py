@@ -1,22 +1,24 @@
 """All stages of a recipe, in order; each is skipped when done and resumed when it was killed."""
 
-from collections.abc import Callable
+import importlib
 
 from humpback_jax import rundir
-from launch import configuration, corpus, inference, results, training
+from launch import configuration
 from launch.context import Context
 from launch.recipe import BACKWARD
 
-_STAGES: dict[str, Callable[[Context], None]] = {
-    "world": corpus.world,
-    "segment": corpus.segment,
-    "seed": corpus.seed,
-    "pretrain": training.pretrain,
-    "base": training.base,
-    BACKWARD: training.backward,
-    "augment": inference.augment,
-    "evaluate": results.evaluate,
-    "report": results.report,
+# Stage -> module and function. A module is imported when its stage is run: reading the seed needs
+# no Beam, segmenting no model.
+_STAGES = {
+    "world": ("launch.corpus", "world"),
+    "segment": ("launch.corpus", "segment"),
+    "seed": ("launch.corpus", "seed"),
+    "pretrain": ("launch.training", "pretrain"),
+    "base": ("launch.training", "base"),
+    BACKWARD: ("launch.training", "backward"),
+    "augment": ("launch.inference", "augment"),
+    "evaluate": ("launch.results", "evaluate"),
+    "report": ("launch.reporting", "report"),
 }
 
 
@@ -24,11 +26,13 @@ def run_stage(context: Context, name: str) -> None:
     """Runs one stage by its name: one of the fixed ones, "curate2", or a forward model's."""
     done = context.stage(name).is_done()
     if name in _STAGES:
-        _STAGES[name](context)
+        module, function = _STAGES[name]
+        getattr(importlib.import_module(module), function)(context)
     elif name.startswith("curate"):
+        inference = importlib.import_module("launch.inference")
         inference.curate(context, int(name.removeprefix("curate")))
     else:
-        training.forward(context, name)
+        importlib.import_module("launch.training").forward(context, name)
     summary = context.stage(name).summary()
     counts = rundir.Counts(**summary["counts"])
     outcome = "done already" if done else f"done in {summary['seconds']:.0f} s"

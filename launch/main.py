@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 failed, with one sentence that says what to do; 2 wrong us
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -95,9 +96,17 @@ def _stage_name(options: argparse.Namespace, recipe) -> str:
     return name
 
 
+def _quiet_libraries() -> None:
+    """Silences what libraries say about themselves: nothing in it can be acted on."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    noise = ("apitools not found", "Path not found: ")  # Beam without [gcp]; gin's search
+    logging.getLogger().addFilter(lambda record: not record.getMessage().startswith(noise))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    _quiet_libraries()
     try:
         _run(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:

@@ -1,7 +1,6 @@
-"""The stages that measure and show: evaluate and report."""
+"""The stage that measures: evaluate."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,6 @@ from humpback_jax.infer.sampling import SamplingConfig
 from humpback_jax.microworld.labels import Label, join_labels, read_labels
 from humpback_jax.microworld.questions import Question, read_questions
 from humpback_jax.records import Candidate, Rating, Segment
-from humpback_jax.report import metrics, page
 from humpback_jax.rundir import Counts, StageDir
 from launch import configuration
 from launch.context import Context, Outcome, input_digest
@@ -102,7 +100,9 @@ def _curation(context: Context, labels: Sequence[Label]) -> dict[str, Any]:
     candidates = {c.segment_id: c for c in context.stage("augment").read(Candidate)}
     rated = {key: by_id[key] for key, c in candidates.items() if key in by_id and c.status == "ok"}
     truth = {key: label.is_good for key, label in rated.items()}
-    right = {key: by_id[key].is_answer_to(c.instruction) for key, c in candidates.items() if key in by_id}
+    right = {
+        key: by_id[key].is_answer_to(c.instruction) for key, c in candidates.items() if key in by_id
+    }
     good = [right[key] for key, is_good in truth.items() if is_good]
     table = {}
     for t in range(1, context.recipe.iterations + 1):
@@ -124,25 +124,3 @@ def augmented_ids(context: Context, model: str) -> list[str]:
     path = context.stage(model).path / "examples.parquet"
     examples = records.read_parquet(records.Example, path)
     return [i for e in examples if e.origin == "augmented" for i in e.source_ids]
-
-
-def report(context: Context) -> None:
-    """Writes RUN_DIR/metrics.json and RUN_DIR/report/index.html from what the stages left."""
-    recipe = context.recipe
-    before = [name for name in recipe.stages if name != "report"]
-
-    def work(stage: StageDir) -> Outcome:
-        table = metrics.gather(recipe.root, before)
-        rundir.write_json(recipe.root / "metrics.json", table)
-        run = page.Run(
-            root=recipe.root,
-            stages=tuple(before),
-            models=recipe.evaluated,
-            iterations=recipe.iterations,
-            config=configuration.config_text(),
-        )
-        html = page.render(run, table)
-        rundir.write_atomic(stage.path / "index.html", html)
-        return Outcome(Counts(1, 1), rundir.fingerprint(json.dumps(table["counts"])))
-
-    context.run("report", {}, context.digests(*before), work)

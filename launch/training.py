@@ -44,8 +44,9 @@ def pretrain(context: Context) -> None:
 
         pieces = tasks.tokenize_texts(texts, tokenizer, config.feature_lengths["targets"])
         part = tasks.Part("text", pieces, 1.0)
-        card = _train(context, stage, llama, None, tokenizer, (tokenizer.eos_id,), [part], config,
-                      optimizer)
+        card = _train(
+            context, stage, llama, None, tokenizer, (tokenizer.eos_id,), [part], config, optimizer
+        )
         export(stage.path, epath.Path(recipe.path(recipe.base)))
         return Outcome(Counts(len(texts), len(texts)), card.fingerprint)
 
@@ -69,9 +70,10 @@ def base(context: Context) -> None:
     """Imports the base model from its Hugging Face folder into an Orbax model folder."""
     folder = context.recipe.path(context.recipe.base)
     inputs = context.digests("pretrain") if context.recipe.pretrain else {}
+    huggingface.read_config(folder)
+    tokenizer = Tokenizer.from_folder(folder)
 
     def work(stage: StageDir) -> Outcome:
-        tokenizer = Tokenizer.from_folder(folder)
         model = huggingface.read_model(folder)
         bundle.check_vocabulary(tokenizer, model.config, folder)
         params = bundle.place_params(model.params, model.config, context.mesh)
@@ -212,5 +214,3 @@ def _train(context, stage, llama, params, tokenizer, eos_ids, parts, config, opt
 
     run = Run(stage.path, llama, params, tokenizer, eos_ids, parts, context.mesh)
     return train(run, config, optimizer)
-
-

@@ -64,7 +64,7 @@ def save_params(folder: epath.PathLike, step: int, params: Any) -> None:
     with manager(folder) as checkpointer:
         if latest_step(checkpointer) is not None:
             checkpointer.delete(step)
-        save(checkpointer, step, {"params": params}, {})
+        save(checkpointer, step, {"params": params}, {"batches": 0})
 
 
 def restore_params(path: epath.PathLike, abstract: Any) -> Any:
@@ -72,8 +72,9 @@ def restore_params(path: epath.PathLike, abstract: Any) -> Any:
     path = epath.Path(path).resolve()
     if not path.exists():
         raise UserError(f"there is no checkpoint {path}: name a checkpoint_<step> folder")
-    with ocp.Context() as context:
-        context.pytree.loading.partial_load = True
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
         loaded = ocp.load_checkpointables(path, {"state": {"params": abstract}})
     _check_dtypes(abstract, loaded["state"]["params"])
     return loaded["state"]["params"]

@@ -129,10 +129,11 @@ class SegmentFilters:
         """Returns the reason for which a header is rejected, "" if it is not."""
         if not any(c.isalnum() for c in header):
             return "header_empty"
-        if header.isupper() and sum(map(str.isalpha, header)) > 1:
-            return "header_upper"
-        if capital_share(header) > self.max_capital_share:
-            return "header_capitals"
+        if sum(map(str.isalpha, header)) > 1:
+            if header.isupper():
+                return "header_upper"
+            if capital_share(header) > self.max_capital_share:
+                return "header_capitals"
         words = " ".join(_WORD.findall(header.casefold()))
         if words in self.navigation_headers or len(header) > self.max_header_length:
             return "header_navigation"

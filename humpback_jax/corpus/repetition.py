@@ -5,7 +5,7 @@ from collections import Counter
 
 _SENTENCE_END = re.compile(r"(?<=[.!?\u3002])[\"'\u201d\u2019)\]]*\s+|\n+")
 # Words of letters: rows of numbers in tables and code are no repetition.
-_WORD = re.compile(r"[^\W\d_]{2,}")
+_WORD = re.compile(r"[^\W\d_]+")
 
 
 def sentences(text: str) -> list[str]:

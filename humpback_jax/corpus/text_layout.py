@@ -31,7 +31,7 @@ _MARKS = re.compile(r" ?[\x01-\x03\x07\x0e\x0f][\x01-\x03\x07\x0e\x0f ]*")
 _MARKS_ONLY = re.compile(r"[\x01-\x08\x0e\x0f\s]*")
 
 # What pages put under an article: whole lines at the end of a block.
-_NETWORKS = "facebook|twitter|x|linkedin|reddit|whatsapp|pinterest|tumblr|telegram|e-?mail|print"
+_NETWORKS = "facebook|twitter|linkedin|reddit|whatsapp|pinterest|tumblr|telegram|e-?mail|print"
 _JUNK_LINE = re.compile(
     r"(?:share|share (?:this|on|via)\b.{0,40}|tweet|pin it|back to top|return to top|read more"
     r"|leave a (?:comment|reply)|reply|permalink|print this.{0,20}|e-?mail this.{0,20}"

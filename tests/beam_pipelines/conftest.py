@@ -66,7 +66,9 @@ def run_dir(tmp_path) -> pathlib.Path:
 
 def outputs(run_dir: pathlib.Path, stage: str) -> dict[str, bytes]:
     """Returns the bytes of a stage's shards and rejects by name."""
-    return {p.name + p.parent.name: p.read_bytes() for p in run_dir.glob(f"{stage}/*/*.parquet")}
+    return {
+        p.name + p.parent.name: p.read_bytes() for p in run_dir.glob(f"{stage}/*/part-*.parquet")
+    }
 
 
 def add_candidates(run_dir: pathlib.Path) -> None:

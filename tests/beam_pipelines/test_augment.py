@@ -6,6 +6,7 @@ from beam_pipelines import augment
 from beam_pipelines.augment import AugmentTask, run_augment
 from beam_pipelines.execution import BeamConfig
 from beam_pipelines.handler import ModelSource, Shard
+from humpback_jax.data.tokenizer import Tokenizer
 from humpback_jax.errors import UserError
 from humpback_jax.infer.engine import EngineConfig
 from humpback_jax.infer.sampling import SamplingConfig
@@ -50,16 +51,16 @@ def test_every_segment_gets_exactly_one_candidate(run_dir, model_folder):
     assert rejects[0].source == "a.warc.gz:17"
     assert all(c.instruction for c in found if c.status == "ok")
     assert "temperature=1.0" in found[0].sampling
-    assert len(set(c.model for c in found)) == 1
+    assert len({c.model for c in found}) == 1
 
 
 def test_a_finished_stage_is_skipped_and_another_configuration_refused(run_dir, model_folder):
     counts = run(run_dir, model_folder)
     stage = StageDir(run_dir, "augment")
-    before = (stage.path / "stage.json").stat().st_mtime_ns
+    before = stage.summary()
     assert run(run_dir, model_folder) == counts
-    assert (stage.path / "stage.json").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match="another configuration.*seed"):
+    assert stage.summary() == before  # its time of finishing among it
+    with pytest.raises(UserError, match=r"another configuration.*seed"):
         run(run_dir, model_folder, dataclasses.replace(SAMPLING, seed=2))
 
 
@@ -116,11 +117,18 @@ def test_a_candidate_does_not_depend_on_its_shard(worker, run_dir):
 def test_one_bad_document_harms_nobody(worker, run_dir, monkeypatch):
     rows = segments(run_dir)[:4]
     good = worker.process(Shard(0, rows)).rows
-    # A lone surrogate cannot be encoded: what a broken page may hold.
-    bad = dataclasses.replace(rows[1], text="\ud800")
-    output = worker.process(Shard(0, [rows[0], bad, *rows[2:]]))
-    assert output.rows[1].status == "error"
-    assert output.rows[1].detail.startswith("UnicodeEncodeError")
+    encode = Tokenizer.encode
+
+    def poisoned(self, text):
+        if rows[1].text in text:
+            raise RuntimeError("no such text")
+        return encode(self, text)
+
+    monkeypatch.setattr(Tokenizer, "encode", poisoned)
+    output = worker.process(Shard(0, rows))
+    bad = output.rows[1]
+    assert (bad.status, bad.detail) == ("error", "RuntimeError: no such text")
+    assert (bad.segment_id, bad.output) == (rows[1].segment_id, rows[1].text)
     assert [*output.rows[:1], *output.rows[2:]] == [*good[:1], *good[2:]]
     assert output.counts.errors == 1
 

@@ -6,7 +6,7 @@ from humpback_jax.corpus.html import PageError, decode, parse_page
 from humpback_jax.corpus.warc import Page
 from humpback_jax.records import Source
 
-TEXT = "<p>Crème brûlée – “sugar”</p>"
+TEXT = "<p>Crème brûlée, “sugar”</p>"
 
 
 def page(payload, **changes):

@@ -103,14 +103,28 @@ def test_bytes_between_members_are_counted_once(tmp_path):
     assert [r.reason for r in rejects] == ["garbage"]
 
 
-@pytest.mark.parametrize("compressed", [True, False])
-@pytest.mark.parametrize("missing", [10, 60])
+@pytest.mark.parametrize(("compressed", "missing"), [(True, 60), (True, 200), (False, 10)])
 def test_truncation_is_noticed(tmp_path, compressed, missing):
     parts = [record(0), record(1)]
     content = b"".join(members(*parts) if compressed else parts)
     pages, rejects = read(tmp_path, content[:-missing])
     assert [p.source.record_id for p in pages] == ["urn:uuid:0"]
     assert [r.reason for r in rejects] == ["truncated"]
+
+
+def test_truncation_after_the_last_byte_of_a_page_keeps_the_page(tmp_path):
+    pages, rejects = read(tmp_path, b"".join(members(record(0), record(1)))[:-8])
+    assert len(pages) == 2
+    assert [r.reason for r in rejects] == ["truncated"]
+
+
+def test_truncation_of_a_single_gzip_stream(tmp_path):
+    content = gzip.compress(b"".join(record(i, HTML * (i + 1)) for i in range(30)))
+    pages, rejects = read(tmp_path, content)
+    assert (len(pages), rejects) == (30, [])
+    pages, rejects = read(tmp_path, content[:-100])
+    assert 0 < len(pages) < 30
+    assert "truncated" in {r.reason for r in rejects}
 
 
 @pytest.mark.parametrize("compressed", [True, False])
@@ -153,7 +167,7 @@ def test_storage_failure_is_no_damage(tmp_path):
 
     with pytest.raises(UserError, match="timed out"):
         warc._Storage("gs://bucket/a.warc.gz", Storage()).read(10)
-    with pytest.raises(UserError, match="absent.warc"):
+    with pytest.raises(UserError, match=r"absent\.warc"):
         list(read_pages(tmp_path / "absent.warc"))
 
 

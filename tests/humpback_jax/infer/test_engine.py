@@ -1,4 +1,6 @@
 import dataclasses
+import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from humpback_jax import partitioning
-from humpback_jax.checkpoints import bundle
+from humpback_jax.checkpoints import bundle, huggingface
 from humpback_jax.errors import UsageError
 from humpback_jax.infer import steps
 from humpback_jax.infer.engine import Engine, EngineConfig, Request
@@ -225,3 +227,30 @@ def test_batches_fit_the_mesh_and_the_token_budget():
 def test_wrong_shapes_are_refused(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         EngineConfig(**{"batch_size": 4, "buckets": (4,), **wrong})
+
+
+STORIES = pathlib.Path(__file__).parents[4] / "shared" / "models" / "stories260K"
+
+
+@pytest.mark.skipif(not STORIES.exists(), reason="the stories260K model is not at hand")
+def test_a_trained_model_tells_the_story_that_its_uncached_forward_tells():
+    model = huggingface.read_model(STORIES)
+    shapes = EngineConfig(batch_size=2, buckets=(8,))
+    stories = Engine(model.config, model.params, shapes, model.eos_ids)
+    result = stories.generate([Request("story", [1])], SamplingConfig(max_new_tokens=24,
+                              temperature=0))[0]  # fmt: skip
+    ids = [1]
+    for token in result.token_ids:
+        tokens = jnp.array([ids + [0] * (32 - len(ids))])
+        logits = _stories_forward(model.config, model.params, tokens)
+        assert token == logits[0, len(ids) - 1].argmax()
+        ids.append(token)
+    assert len(ids) == 25
+    # "Once upon a time, there was a little girl named Lily. She loved to ..."
+    assert -result.logprob / 24 < 1.0  # nats a token; a random model has 6.2
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _stories_forward(config, params, tokens):
+    positions = jnp.arange(tokens.shape[1])[None]
+    return Llama(config).apply({"params": params}, tokens, positions)[0]

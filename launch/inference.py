@@ -1,0 +1,49 @@
+"""The stages that run a model over the corpus: augment and curate."""
+
+from beam_pipelines.augment import run_augment
+from beam_pipelines.curate import run_curate
+from beam_pipelines.execution import BeamConfig
+from humpback_jax.errors import UsageError
+from humpback_jax.infer.engine import EngineConfig
+from humpback_jax.infer.sampling import SamplingConfig
+from humpback_jax.method.leaks import LeakConfig
+from humpback_jax.method.rating import RatingConfig
+from humpback_jax.partitioning import MeshConfig
+from launch import configuration
+from launch.context import Context
+from launch.recipe import BACKWARD
+
+
+def augment(context: Context) -> None:
+    """Lets Myx write an instruction for each segment."""
+    context.digests("segment", BACKWARD)
+    run_augment(
+        context.recipe.root,
+        context.stage(BACKWARD).path,
+        context.prompts,
+        configuration.build(EngineConfig, "augment"),
+        configuration.build(SamplingConfig, "augment"),
+        configuration.build(LeakConfig),
+        configuration.build(BeamConfig),
+        configuration.build(MeshConfig),
+    )
+
+
+def curate(context: Context, iteration: int) -> None:
+    """Lets M(t-1) rate the candidates."""
+    if not 1 <= iteration <= context.recipe.iterations:
+        raise UsageError(
+            f"there is no iteration {iteration}: the recipe has 1 to {context.recipe.iterations}"
+        )
+    rater = f"M{iteration - 1}"
+    context.digests("augment", rater)
+    run_curate(
+        context.recipe.root,
+        iteration,
+        context.stage(rater).path,
+        context.prompts,
+        configuration.build(EngineConfig, "curate"),
+        configuration.build(RatingConfig, f"curate{iteration}"),
+        configuration.build(BeamConfig),
+        configuration.build(MeshConfig),
+    )

@@ -1,0 +1,258 @@
+import gzip
+import hashlib
+import json
+import pathlib
+import shutil
+
+import pytest
+
+from beam_pipelines import segment_extract
+from beam_pipelines.corpus_files import corpus_digest, find_files
+from beam_pipelines.execution import BeamConfig
+from beam_pipelines.segment import run_segment
+from beam_pipelines.segment_collect import shard_of
+from humpback_jax.corpus.filters import FUNNEL, SegmentFilters
+from humpback_jax.errors import UserError
+from humpback_jax.records import Segment
+from humpback_jax.rundir import Counts, StageDir
+
+CORPUS = pathlib.Path(__file__).resolve().parents[2].parent / "shared" / "data" / "corpus"
+needs_corpus = pytest.mark.skipif(not CORPUS.exists(), reason="the development corpus is absent")
+
+BEAM = BeamConfig()
+FILTERS = SegmentFilters(min_length=20, max_length=300, language="")
+TOPICS = ("Bread", "Yeast", "Ovens", "Flour", "Salt", "Crust", "Rolls", "Rye", "Wheat", "Dough")
+
+
+def archive(path, pages):
+    """Writes a WARC file of (url, html) pages, one gzip member each."""
+    members = []
+    for number, (url, html) in enumerate(pages):
+        block = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n{html}".encode()
+        head = (
+            f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: {url}\r\n"
+            f"WARC-Record-ID: <urn:{path.name}:{number}>\r\nContent-Length: {len(block)}\r\n\r\n"
+        )
+        members.append(gzip.compress(head.encode() + block + b"\r\n\r\n", mtime=0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(members))
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Three archives: ten good segments each, one of them in all three, and rejects."""
+    for n in range(3):
+        pages = [
+            (
+                f"http://site{i % 2}.org/{n}/{i}",
+                f"<h1>{topic}</h1><p>{topic} of archive {n if i else 'any'} is described here.",
+            )
+            for i, topic in enumerate(TOPICS)
+        ]
+        pages += [
+            ("http://a.b/1", "<h1>NAVIGATION</h1><p>Home, sweet home, is where we are.</p>"),
+            ("http://a.b/2", "<h1>Short</h1>x"),
+            ("http://a.b/3", "<p>No header here.</p>"),
+        ]
+        archive(tmp_path / "corpus" / f"{n}.warc.gz", pages)
+    return tmp_path / "corpus"
+
+
+def run(run_dir, corpus, filters=FILTERS, beam_config=BEAM, num_shards=4):
+    run_segment(run_dir, f"{corpus}/*.warc.gz", filters, beam_config, num_shards)
+    return StageDir(run_dir, "segment")
+
+
+def contents(stage):
+    """Returns a digest of each file of the stage but the times in stage.json."""
+    files = {}
+    for path in sorted(pathlib.Path(stage.path).rglob("*")):
+        if path.is_file() and path.name != "stage.json":
+            files[str(path.relative_to(stage.path))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    summary = stage.summary()
+    return files, {k: v for k, v in summary.items() if k not in ("seconds", "finished")}
+
+
+def test_stage_conserves_segments_and_pages(tmp_path, corpus):
+    stage = run(tmp_path / "run", corpus)
+    summary = stage.summary()
+    counts, pages = Counts(**summary["counts"]), Counts(**summary["pages"])
+    assert counts == Counts(36, 28, {"duplicate": 2, "header_upper": 3, "too_short": 3})
+    assert pages == Counts(39, 36, {"no_header": 3})
+    assert [step for step, _ in summary["funnel"]] == ["header nodes", *(s for s, _ in FUNNEL)]
+    assert dict(summary["funnel"])["length"] == 33
+    assert dict(summary["funnel"])["sample"] == 28
+    segments = list(stage.read(Segment))
+    assert len({s.segment_id for s in segments}) == len({s.text for s in segments}) == 28
+    assert summary["digest"] == stage.shards_digest()
+
+
+def test_shards_are_sorted_and_hold_the_ids_that_hash_to_them(tmp_path, corpus):
+    stage = run(tmp_path / "run", corpus, num_shards=3)
+    assert stage.todo(3, json.loads(stage.marker(0).read_text())["fingerprint"]) == []
+    ids = [s.segment_id for s in stage.read(Segment)]
+    shards = [shard_of(i, 3) for i in ids]
+    assert shards == sorted(shards)
+    assert ids == sorted(ids, key=lambda i: (shard_of(i, 3), i))
+
+
+def test_more_shards_than_segments(tmp_path, corpus):
+    stage = run(tmp_path / "run", corpus, num_shards=100)
+    assert len(stage.markers()) == 100
+    assert len(list(stage.read(Segment))) == 28
+
+
+def test_rejects_have_examples_with_text_for_every_reason(tmp_path, corpus):
+    stage = run(tmp_path / "run", corpus)
+    rejects = {r.reason: r for r in stage.read_rejects()}
+    assert set(rejects) == {"duplicate", "header_upper", "too_short", "no_header"}
+    assert rejects["header_upper"].detail.startswith("NAVIGATION | Home, sweet home")
+    assert rejects["duplicate"].detail.startswith("Bread | ")
+    assert ".warc.gz@" in rejects["no_header"].source
+
+
+def test_examples_are_few_and_all_rejects_are_counted(tmp_path):
+    archive(tmp_path / "c" / "a.warc.gz", [("http://a.b/", "<h1>A</h1>x" * 90)])
+    archive(tmp_path / "c" / "b.warc.gz", [("http://a.b/", f"<h1>Good</h1>{'word ' * 9}")])
+    stage = run(tmp_path / "run", tmp_path / "c", num_shards=1)
+    assert stage.summary()["counts"]["rejects"] == {"too_short": 90}
+    assert len(list(stage.read_rejects())) == 20
+
+
+def test_bytes_do_not_depend_on_how_the_work_was_done(tmp_path, corpus):
+    filters = SegmentFilters(
+        min_length=20, max_length=300, language="", max_per_site=12, max_segments=15
+    )
+    one = run(tmp_path / "one", corpus, filters)
+    processes = BeamConfig(direct_running_mode="multi_processing", num_workers=2)
+    two = run(tmp_path / "two", corpus, filters, processes)
+    assert contents(one) == contents(two)
+    assert one.summary()["counts"]["records_out"] == 15
+    rejects = one.summary()["counts"]["rejects"]
+    assert rejects["site_cap"] == 28 - 24
+    assert rejects["not_sampled"] == 24 - 15
+
+
+@pytest.mark.parametrize("killed", ["extract", "collect", "finish"])
+def test_rerun_after_a_kill_ends_in_the_same_bytes(tmp_path, corpus, killed, monkeypatch):
+    filters = SegmentFilters(min_length=20, max_length=300, language="", max_segments=20)
+    whole = contents(run(tmp_path / "run", corpus, filters))
+    stage = StageDir(tmp_path / "run", "segment")
+    (stage.path / "stage.json").unlink()
+    extracted = []
+    if killed == "extract":
+        for folder in ("shards", "rejects"):
+            shutil.rmtree(stage.path / folder)
+        for index in (0, 2):
+            stage.marker(index, "extracted").unlink()
+            stage.shard_path(index, "extracted").write_bytes(b"half a fi")
+    elif killed == "collect":
+        for index in (1, 3):
+            stage.marker(index).unlink()
+            stage.shard_path(index).unlink()
+    original = segment_extract.extract_file
+    monkeypatch.setattr(
+        segment_extract,
+        "extract_file",
+        lambda file, filters: extracted.append(file) or original(file, filters),
+    )
+    assert contents(run(tmp_path / "run", corpus, filters)) == whole
+    assert len(extracted) == (2 if killed == "extract" else 0)
+
+
+def test_done_stage_is_skipped_even_without_its_archives(tmp_path, corpus):
+    stage = run(tmp_path / "run", corpus)
+    finished = stage.summary()["finished"]
+    run(tmp_path / "run", corpus)
+    shutil.rmtree(corpus)
+    run(tmp_path / "run", corpus)
+    assert stage.summary()["finished"] == finished
+    with pytest.raises(UserError, match="min_length"):
+        run(tmp_path / "run", corpus, SegmentFilters(min_length=30))
+
+
+def test_changed_archive_is_refused(tmp_path, corpus):
+    run(tmp_path / "run", corpus)
+    archive(corpus / "1.warc.gz", [("http://a.b/", "<h1>New</h1>text")])
+    with pytest.raises(UserError, match="another configuration"):
+        run(tmp_path / "run", corpus)
+
+
+def test_ids_and_digest_do_not_depend_on_the_folder(tmp_path, corpus):
+    one = run(tmp_path / "one", corpus)
+    moved = tmp_path / "elsewhere" / "corpus"
+    shutil.copytree(corpus, moved)
+    two = run(tmp_path / "two", moved)
+    assert [s.segment_id for s in one.read(Segment)] == [s.segment_id for s in two.read(Segment)]
+    assert corpus_digest(find_files(f"{corpus}/*")) == corpus_digest(find_files(f"{moved}/*"))
+    assert next(two.read(Segment)).source.file.startswith(str(moved))
+
+
+def test_same_archive_twice_keeps_each_text_once(tmp_path, corpus):
+    shutil.copy(corpus / "0.warc.gz", corpus / "copy.warc.gz")
+    stage = run(tmp_path / "run", corpus)
+    assert len({s.segment_id for s in stage.read(Segment)}) == 28
+    assert stage.summary()["counts"]["rejects"]["duplicate"] == 12
+
+
+def test_page_that_fails_is_an_error_and_the_archive_goes_on(tmp_path, corpus, monkeypatch):
+    original = segment_extract.page_headers
+
+    def page_headers(page, max_bytes):
+        if page.url == "http://site1.org/1/1":
+            raise ZeroDivisionError("no such luck")
+        return original(page, max_bytes)
+
+    monkeypatch.setattr(segment_extract, "page_headers", page_headers)
+    stage = run(tmp_path / "run", corpus)
+    assert stage.summary()["pages"]["errors"] == 1
+    assert stage.summary()["counts"]["records_out"] == 27
+    (reject,) = (r for r in stage.read_rejects() if r.reason == "error")
+    assert "ZeroDivisionError" in reject.detail
+
+
+def test_file_that_is_no_archive_is_counted_and_alone_it_is_an_error(tmp_path, corpus):
+    (corpus / "page.warc.gz").write_bytes(b"<html>not an archive</html>")
+    stage = run(tmp_path / "run", corpus)
+    assert stage.summary()["pages"]["rejects"]["not_warc"] == 1
+    with pytest.raises(UserError, match="none of the 1 files"):
+        run_segment(tmp_path / "other", str(corpus / "page.warc.gz"), FILTERS, BEAM, 1)
+
+
+def test_what_matches_nothing_is_named(tmp_path, corpus):
+    for pattern in (f"{corpus}/*.zst", f"{corpus}/*.gz,{corpus}/absent.gz"):
+        with pytest.raises(UserError, match=pattern.rpartition("/")[2].replace("*", r"\*")):
+            run_segment(tmp_path / "run", pattern, FILTERS, BEAM, 1)
+    with pytest.raises(UserError, match="is a folder"):
+        run_segment(tmp_path / "run", str(corpus), FILTERS, BEAM, 1)
+    with pytest.raises(UserError, match="pattern is empty"):
+        run_segment(tmp_path / "run", " , ", FILTERS, BEAM, 1)
+    with pytest.raises(UserError, match="no segment is left"):
+        run(tmp_path / "run", corpus, SegmentFilters(min_length=290, max_length=300))
+
+
+def test_find_files(tmp_path, monkeypatch):
+    for name in ("b/x.gz", "a/y.gz", "a/deep/z.gz", "one,two.gz"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert find_files("*/*.gz") == ["a/y.gz", "b/x.gz"]
+    assert find_files("**/z.gz, b/x.gz,b/*") == ["a/deep/z.gz", "b/x.gz"]
+    assert find_files("one,two.gz") == ["one,two.gz"]
+    assert find_files(f"{tmp_path}/a/*.gz") == [f"{tmp_path}/a/y.gz"]
+    with pytest.raises(UserError, match="each level"):
+        find_files("gs://bucket/**/*.gz")
+
+
+@needs_corpus
+def test_real_and_damaged_archives_together(tmp_path):
+    pattern = f"{CORPUS}/malformed/*.gz,{CORPUS}/clueweb22-shaped/html/**/*.warc.gz"
+    run_segment(tmp_path / "run", pattern, SegmentFilters(), BEAM, 2)
+    summary = StageDir(tmp_path / "run", "segment").summary()
+    pages = summary["pages"]
+    damage = {"bad_length": 2, "damaged": 1, "garbage": 2, "truncated": 1}
+    assert pages["rejects"] == damage | {"no_header": 1}
+    assert pages["records_out"] == 2 * 12 + 12 + 3 * 13 + 6 + 70 - 1
+    # The Chinese pages are there and filtered by their language.
+    assert summary["counts"]["rejects"]["language"] > 0
+    assert summary["counts"]["records_out"] > 30

@@ -1,0 +1,248 @@
+import dataclasses
+import pathlib
+import pickle
+from collections import Counter
+
+import gin
+import pytest
+
+from humpback_jax.corpus.filters import (
+    FUNNEL,
+    SegmentFilters,
+    capital_share,
+    funnel,
+    node_id,
+    page_language,
+    sample_key,
+    select,
+    site_of,
+    text_digest,
+)
+from humpback_jax.corpus.repetition import repetition, sentences
+from humpback_jax.corpus.segments import page_headers
+from humpback_jax.corpus.warc import Page, read_pages
+from humpback_jax.errors import UsageError
+from humpback_jax.records import Source
+
+CORPUS = pathlib.Path(__file__).resolve().parents[3].parent / "shared" / "data" / "corpus"
+
+WORDS = (
+    "Bread is made of flour, water, salt and yeast. The dough rests in a warm place until it has "
+    "doubled. Then it is folded twice and shaped with wet hands. A hot oven gives it a dark crust. "
+)
+SHORT = SegmentFilters(min_length=20, max_length=400)
+
+
+def page(html, **changes):
+    source = Source("/data/en/a.warc.gz", 7, "clueweb22-en0000-00-00001")
+    values = {"url": "http://www.example.com/x", "language": "en", "source": source}
+    values |= {"content_type": "text/html", "charset": "utf-8", "status": 200}
+    return Page(payload=html.encode(), **(values | changes))
+
+
+def judge(html, filters=SHORT, **changes):
+    """Returns {header: reason}, "" for kept ones."""
+    the_page = page(html, **changes)
+    segments, rejected = select(the_page, page_headers(the_page, 1 << 20), filters)
+    return {s.header: "" for s in segments} | {node.header: reason for node, reason in rejected}
+
+
+def test_paper_lengths_are_the_defaults():
+    assert (SegmentFilters().min_length, SegmentFilters().max_length) == (600, 3000)
+
+
+def test_length():
+    bounds = SegmentFilters(min_length=10, max_length=20)
+    html = "".join(f"<h2>{n}</h2>{'x' * n}" for n in (9, 10, 20, 21)) + "<h2>0</h2>"
+    assert judge(html, bounds) == {
+        "9": "too_short",
+        "10": "",
+        "20": "",
+        "21": "too_long",
+        "0": "too_short",
+    }
+    assert judge("<h2>None</h2>", SegmentFilters(min_length=0)) == {"None": "too_short"}
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ("", "header_empty"),
+        ("*** -- ***", "header_empty"),
+        ("HOW TO BAKE", "header_upper"),
+        ("DIY HTML CSS in PHP", "header_capitals"),
+        ("The NASA and ESA programme", ""),
+        ("How To Bake Bread", ""),
+        ("A", ""),
+        ("2.1", ""),
+        ("Как испечь хлеб", ""),
+        ("Advertisement", "header_navigation"),
+        ("Visit our Forum!", "header_navigation"),
+        ("Quick  Links", "header_navigation"),
+        ("Get the free newsletter", "header_navigation"),
+        ("Search", "header_navigation"),
+        ("See Also:", "header_navigation"),
+        ("Binary search", ""),
+        ("Platforms of the forums'", "header_navigation"),
+        ("Performing forumla tricks", ""),
+        ("word " * 60, "header_navigation"),
+    ],
+)
+def test_header(header, reason):
+    assert SHORT.judge_header(header.strip()) == reason
+
+
+def test_header_words_can_be_bound():
+    filters = SegmentFilters(navigation_words=["oven"], navigation_headers=["bread"])
+    assert filters.judge_header("The oven door") == "header_navigation"
+    assert filters.judge_header("Bread") == "header_navigation"
+    assert filters.judge_header("Advertisement") == ""
+
+
+def test_link_density():
+    link = f"<a href=x>{'y' * 40}</a>"
+    html = f"<h2>Mostly links</h2>{link} {'z' * 20}<h2>Few links</h2>{link} {'z' * 200}"
+    assert judge(html) == {"Mostly links": "links", "Few links": ""}
+
+
+def test_language_is_declared_or_detected():
+    german = "Brot wird aus Mehl, Wasser, Salz und Hefe gemacht, und der Teig ruht an einem Ort. "
+    assert judge(f"<h2>Kept</h2>{WORDS}", language="en") == {"Kept": ""}
+    assert judge(f"<h2>Kept</h2>{WORDS}", language="de") == {"Kept": "language"}
+    assert judge(f"<h2>Kept</h2>{WORDS}", language="") == {"Kept": ""}
+    assert judge(f"<h2>Brot</h2>{german * 2}", language="") == {"Brot": "language"}
+    off = SegmentFilters(min_length=20, language="", max_repetition=1)
+    assert judge(f"<h2>Brot</h2>{german * 2}", off, language="") == {"Brot": ""}
+    assert page_language(page("", language="zh_chs"), []) == "zh"
+
+
+def test_repetitive_text_is_rejected():
+    again = "The dough rests in a warm place until it has grown. "
+    assert judge(f"<h2>Bread</h2>{WORDS}{again}") == {"Bread": "repetitive"}
+    loose = dataclasses.replace(SHORT, max_repetition=0.95)
+    assert judge(f"<h2>Bread</h2>{WORDS}{again}", loose) == {"Bread": ""}
+
+
+def test_repetition_is_the_largest_jaccard_similarity_of_two_sentences():
+    # Grams of two words: {a b, b c, c d} and {b c, c d, d e}: two of four are shared.
+    text = "aa bb cc dd. Something else is said here. bb cc dd ee."
+    assert repetition(text, ngram=2, min_words=1) == 0.5
+    assert repetition(text, ngram=2, min_words=5) == 0.0
+    assert repetition("Same words here.\nsame WORDS here!", ngram=2, min_words=1) == 1.0
+    assert repetition("1 2 3 4 5 6 7\n1 2 3 4 5 6 7", ngram=2, min_words=1) == 0.0
+    assert repetition("", ngram=3, min_words=1) == 0.0
+
+
+def test_repetition_equals_comparing_all_pairs():
+    def slow(text):
+        grams = []
+        for sentence in sentences(text.casefold()):
+            words = [w.strip(".,") for w in sentence.split()]
+            grams.append(set(zip(words, words[1:], words[2:], strict=False)))
+        pairs = [(a, b) for i, a in enumerate(grams) for b in grams[:i] if a and b]
+        return max(len(a & b) / len(a | b) for a, b in pairs)
+
+    text = WORDS + "The dough rests in a cold place until it has doubled. Salt and yeast and flour."
+    assert repetition(text, 3, 3) == pytest.approx(slow(text))
+
+
+def test_no_text_is_kept_twice():
+    html = f"<h1>All</h1>Intro.<h2>One</h2>{WORDS[:100]}<h2>Two</h2>{WORDS[100:]}"
+    assert judge(html) == {"All": "", "One": "inside_kept", "Two": "inside_kept"}
+    narrow = SegmentFilters(min_length=20, max_length=120)
+    assert judge(html, narrow) == {"All": "too_long", "One": "", "Two": ""}
+
+
+def test_segment_record():
+    the_page = page(f"<h1>Baking</h1><h2>Bread</h2><p>{WORDS}</p>")
+    (segment,), _ = select(the_page, page_headers(the_page, 1 << 20), SHORT)
+    assert segment.header == "Baking"
+    assert segment.header_path == ("Baking",)
+    assert segment.text == f"Bread\n\n{WORDS.strip()}"
+    assert (segment.site, segment.language, segment.source) == (
+        "example.com",
+        "en",
+        the_page.source,
+    )
+    assert segment.signals.length == len(segment.text)
+    assert segment.signals.capital_share == pytest.approx(1 / 6)
+
+
+def test_id_is_free_of_the_folder_and_differs_for_equal_headers():
+    html = "<h2>Note</h2>x<h2>Note</h2>x"
+    here = page(html)
+    there = page(html, source=dataclasses.replace(here.source, file="gs://bucket/a.warc.gz"))
+    ids = [[node_id(p, n) for n in page_headers(p, 1 << 20)] for p in (here, there)]
+    assert ids[0] == ids[1]
+    assert len(set(ids[0])) == 2
+    nameless = [
+        page(html, source=Source(f"{folder}/a.warc.gz", 7, "")) for folder in ("/one", "/two")
+    ]
+    first = [page_headers(p, 1 << 20)[0] for p in nameless]
+    assert node_id(nameless[0], first[0]) == node_id(nameless[1], first[1])
+
+
+def test_keys():
+    assert text_digest("The  Oven,\nis hot!") == text_digest("the oven is HOT")
+    assert text_digest("The oven is hot") != text_digest("The oven is cold")
+    assert sample_key(0, "a") != sample_key(1, "a")
+    assert sample_key(0, "a") == sample_key(0, "a")
+    assert site_of("https://www.Example.com:80/x") == "example.com"
+    assert site_of("http://[broken") == site_of("metadata://") == ""
+    assert capital_share("The SQL way") == pytest.approx(4 / 9)
+
+
+def test_funnel_names_every_step_in_order():
+    reasons = Counter({"too_short": 3, "too_long": 2, "header_upper": 1, "not_sampled": 4})
+    steps = funnel(20, reasons)
+    assert steps[0] == ("header nodes", 20)
+    assert [step for step, _ in steps[1:]] == [step for step, _ in FUNNEL]
+    assert dict(steps)["length"] == 15
+    assert dict(steps)["header"] == 14
+    assert steps[-1] == ("sample", 10)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"min_length": 10, "max_length": 5},
+        {"min_length": -1},
+        {"max_repetition": 1.5},
+        {"navigation_words": "forum"},
+        {"max_segments": -1},
+        {"repetition_ngram": 0},
+    ],
+)
+def test_wrong_values_are_refused(wrong):
+    with pytest.raises(UsageError, match="SegmentFilters"):
+        SegmentFilters(**wrong)
+
+
+def test_filters_can_be_bound_and_pickled():
+    with gin.unlock_config():
+        gin.parse_config("SegmentFilters.min_length = 40\nSegmentFilters.navigation_words = ['ad']")
+    try:
+        filters = SegmentFilters()
+    finally:
+        gin.clear_config()
+    assert (filters.min_length, filters.navigation_words) == (40, ("ad",))
+    assert pickle.loads(pickle.dumps(filters)) == filters
+    assert SegmentFilters().min_length == 600
+
+
+@pytest.mark.skipif(not CORPUS.exists(), reason="the development corpus is absent")
+def test_documentation_funnel():
+    counts = Counter()
+    considered = kept = 0
+    for item in read_pages(CORPUS / "documentation.warc.gz"):
+        nodes = page_headers(item, 8 << 20)
+        segments, rejected = select(item, nodes, SegmentFilters())
+        considered += len(nodes)
+        kept += len(segments)
+        counts.update(reason for _, reason in rejected)
+    steps = dict(funnel(considered, counts))
+    assert steps["sample"] == kept
+    assert steps["header nodes"] == 1765
+    # A small part of what reaches it: the filter is for boilerplate, not for manuals.
+    assert counts["repetitive"] < 0.12 * steps["link density"]
+    assert 400 < kept < 550
