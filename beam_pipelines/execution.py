@@ -5,10 +5,10 @@ import re
 from collections.abc import Callable, Sequence
 
 import apache_beam as beam
-import gin
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from humpback_jax import errors
+from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError, UserError
 
 _MODES = ("in_memory", "multi_threading", "multi_processing")
@@ -17,7 +17,7 @@ _USER_ERROR = re.compile(r"^(?:humpback_jax\.errors\.)?(UserError|UsageError): (
 _STEP_SUFFIX = re.compile(r" \[while running '[^\n]*?'\]$")
 
 
-@gin.configurable(module="humpback_jax")
+@configurable
 @dataclasses.dataclass(frozen=True)
 class BeamConfig:
     """Where pipelines run.

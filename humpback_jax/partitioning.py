@@ -5,12 +5,12 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-import gin
 import jax
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
 
 # Logical axis -> mesh axes. Parameters are sharded over fsdp along D and over tensor along the
@@ -30,7 +30,7 @@ RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
 )
 
 
-@gin.configurable(module="humpback_jax")
+@configurable
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
     """How many devices each mesh axis takes; -1 for `data` takes what is left.
@@ -71,7 +71,7 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
 @contextlib.contextmanager
 def rules(mesh: Mesh) -> Iterator[None]:
     """Makes the logical constraints inside the model mean this mesh while it is traced."""
-    with mesh, nn.logical_axis_rules(RULES):
+    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         yield
 
 

@@ -8,8 +8,7 @@ format fields; text that is filled in is never parsed again, so pages may hold b
 import dataclasses
 import string
 
-import gin
-
+from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
 
 # The paper's section 2.3: seed pairs and augmented pairs carry different tags in training, so that
@@ -48,8 +47,8 @@ telling a story around it.
 blogger, a company or a news site, and with things that do not belong in an answer.
 4 - Written from an assistant's point of view: complete, clear and focused on the request; small \
 improvements are possible.
-5 - An excellent answer of an AI assistant: it shows expert knowledge, is to the point and engaging, \
-and has no part that should be left out.
+5 - An excellent answer of an AI assistant: it shows expert knowledge, is to the point and \
+engaging, and has no part that should be left out.
 
 First give the reason for your grade in one or two sentences, then write the grade on a last line \
 of the form "Score: <grade>".
@@ -74,7 +73,7 @@ class Example:
     answer: str
 
 
-@gin.configurable(module="humpback_jax")
+@configurable
 @dataclasses.dataclass(frozen=True)
 class Prompts:
     """The templates of a run.
@@ -123,7 +122,7 @@ class Prompts:
     @property
     def rubric(self) -> str:
         """The part of the rating prompt that every candidate shares."""
-        literal, *_ = next(string.Formatter().parse(self.rating))
+        literal, *_ = next(iter(string.Formatter().parse(self.rating)))
         return literal
 
 

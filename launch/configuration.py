@@ -114,8 +114,8 @@ def build(cls: type[T], scope: str = "") -> T:
     try:
         with gin.config_scope(scope or None):
             return cls()
-    except UsageError:
-        raise
+    except UsageError as error:
+        raise UsageError(_first_line(error)) from error  # gin appends lines of its own
     except (TypeError, RuntimeError, ValueError) as error:
         where = f" in scope '{scope}'" if scope else ""
         raise UsageError(

@@ -3,16 +3,16 @@
 import dataclasses
 import pathlib
 
-import gin
 from etils import epath
 
 import humpback_jax
+from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
 
 BACKWARD = "Myx"
 
 
-@gin.configurable(module="humpback_jax")
+@configurable
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """The inputs and the outline of a run.
@@ -90,7 +90,7 @@ class Recipe:
         return (*before, *loop, *self.arms, "evaluate", "report")
 
 
-@gin.configurable(module="humpback_jax")
+@configurable
 @dataclasses.dataclass(frozen=True)
 class Arm:
     """Which examples train a forward model; M_t and the arms of a comparison are all of these.
@@ -111,7 +111,7 @@ class Arm:
     same_count_as: str = ""
 
 
-@gin.configurable(module="humpback_jax")
+@configurable
 @dataclasses.dataclass(frozen=True)
 class Pretraining:
     """What a base model made in the run is trained on.
@@ -127,7 +127,7 @@ class Pretraining:
     vocab_size: int = 4096
 
 
-@gin.configurable(module="humpback_jax")
+@configurable
 @dataclasses.dataclass(frozen=True)
 class PretrainingText:
     """How much of the microworld's pretraining text stage "world" writes.

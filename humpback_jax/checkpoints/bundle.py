@@ -26,8 +26,14 @@ CARD_NAME = "model.json"
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory: `params` is the plain parameter tree, placed on the mesh if one was
-    given; `fingerprint` names the weights.
+    """A model in memory.
+
+    Attributes:
+      config: its configuration.
+      params: the plain parameter tree, placed on the mesh if one was given.
+      tokenizer: its tokenizer.
+      fingerprint: names the weights.
+      eos_ids: what ends a generation.
     """
 
     config: LlamaConfig

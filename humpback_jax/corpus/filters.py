@@ -13,10 +13,10 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Sequence
 
-import gin
 from resiliparse.parse.lang import detect_fast
 
 from humpback_jax import records
+from humpback_jax.configurable import configurable
 from humpback_jax.corpus.repetition import repetition
 from humpback_jax.corpus.segments import HeaderNode
 from humpback_jax.corpus.warc import MAX_PAGE_BYTES, Page
@@ -59,7 +59,7 @@ _WORD = re.compile(r"\w+")
 _LANGUAGE_CHARS = 20_000
 
 
-@gin.configurable(module="humpback_jax")
+@configurable
 @dataclasses.dataclass(frozen=True)
 class SegmentFilters:
     """The filters of the segment stage; the paper's section 3.1 where it gives a figure.

@@ -17,10 +17,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import gin
 from etils import epath
 
 from humpback_jax import records
+from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError, UserError
 from humpback_jax.records import Reject, SeedPair
 from humpback_jax.rundir import Counts
@@ -29,7 +29,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _EXCERPT = 200
 
 
-@gin.configurable(module="humpback_jax")
+@configurable
 @dataclasses.dataclass(frozen=True)
 class SeedFilters:
     """Which first turns become seed pairs.

@@ -86,8 +86,9 @@ class Tokenizer:
         return prompt, [*answer, self.eos_id]
 
     def encode_continuation(self, text: str) -> list[int]:
-        """Returns the ids of text that stands after other text: without the leading space that
-        SentencePiece puts before a first word.
+        """Returns the ids of text that stands after other text.
+
+        It lacks the space that SentencePiece puts before a first word.
         """
         newline = self.encode("\n")
         return self.encode("\n" + text)[len(newline) :]

@@ -11,12 +11,12 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-import gin
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from humpback_jax import partitioning
+from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
 from humpback_jax.infer import steps
 from humpback_jax.infer.sampling import SamplingConfig, request_key
@@ -26,7 +26,7 @@ from humpback_jax.models.config import LlamaConfig
 FinishReason = Literal["stop", "length", "too_long"]
 
 
-@gin.configurable(module="humpback_jax")
+@configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """The shapes of the engine's programs.

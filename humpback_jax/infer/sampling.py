@@ -3,16 +3,16 @@
 import dataclasses
 import hashlib
 
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
 
 
-@gin.configurable(module="humpback_jax")
+@configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
     """How tokens are drawn; the defaults are the paper's (section 3.1).

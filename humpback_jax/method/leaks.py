@@ -9,8 +9,7 @@ import functools
 import re
 import string
 
-import gin
-
+from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
 from humpback_jax.prompts import Prompts
 from humpback_jax.records import CandidateStatus
@@ -19,7 +18,7 @@ _WORD = re.compile(r"\w+")
 _SENTENCE_END = re.compile(r"(?<=[.!?:])\s+|\n+")
 
 
-@gin.configurable(module="humpback_jax")
+@configurable
 @dataclasses.dataclass(frozen=True)
 class LeakConfig:
     """What the filter takes for a leak.

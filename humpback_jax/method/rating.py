@@ -8,9 +8,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-import gin
 import numpy as np
 
+from humpback_jax.configurable import configurable
 from humpback_jax.data.tokenizer import Tokenizer
 from humpback_jax.errors import UsageError, UserError
 from humpback_jax.infer.engine import Engine, Request
@@ -22,7 +22,7 @@ from humpback_jax.records import Candidate, Rating, RatingStatus
 GRADES = (1, 2, 3, 4, 5)
 
 
-@gin.configurable(module="humpback_jax")
+@configurable
 @dataclasses.dataclass(frozen=True)
 class RatingConfig:
     """How candidates are rated.

@@ -4,15 +4,14 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Literal
 
-import gin
-
+from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError, UserError
 from humpback_jax.records import Candidate, Rating, stable_id
 
 STRATEGIES = ("threshold", "top", "random", "all")
 
 
-@gin.configurable(module="humpback_jax")
+@configurable
 @dataclasses.dataclass(frozen=True)
 class SelectionConfig:
     """Which candidates are kept.

@@ -1,6 +1,5 @@
 """The files of a world: what a user would bring to the loop, and the truth to check it by."""
 
-import gin
 from etils import epath
 
 from humpback_jax import records, rundir
@@ -12,7 +11,6 @@ from humpback_jax.microworld.tokenizer import build_tokenizer
 from humpback_jax.microworld.world import WorldConfig, make_world
 
 
-@gin.configurable(module="humpback_jax", denylist=["folder"])
 def write_world(folder: epath.PathLike, config: WorldConfig) -> None:
     """Writes a world; equal configurations give equal bytes.
 

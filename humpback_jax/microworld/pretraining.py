@@ -10,8 +10,7 @@ import itertools
 import random
 from collections.abc import Iterator, Mapping
 
-import gin
-
+from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
 from humpback_jax.microworld import templates, voices
 from humpback_jax.microworld.language import ATTRIBUTES, TASKS, Fact, Topic, instructions_for
@@ -51,7 +50,7 @@ MATCH_NOTES = {
 }
 
 
-@gin.configurable(module="humpback_jax")
+@configurable
 @dataclasses.dataclass(frozen=True)
 class PretrainingConfig:
     """What the base model reads.

@@ -4,8 +4,7 @@ import dataclasses
 import random
 from collections.abc import Mapping
 
-import gin
-
+from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
 from humpback_jax.microworld.language import ATTRIBUTES, NAMES, TASKS, Fact, Topic
 
@@ -22,7 +21,7 @@ VICE_SHARES = {
 }
 
 
-@gin.configurable(module="humpback_jax")
+@configurable
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:
     """What decides a world and the files written from it.

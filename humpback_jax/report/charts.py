@@ -98,7 +98,8 @@ class BarChart:
     rule: float | None = None
 
 
-_WIDTH, _LEFT, _RIGHT, _TOP = 360.0, 38.0, 6.0, 10.0
+_WIDTH, _CURVE_WIDTH = 360.0, 300.0
+_LEFT, _RIGHT, _TOP = 38.0, 6.0, 10.0
 
 
 def score_histogram(scores: Mapping[str, float], chosen: frozenset[str], width=0.25) -> BarChart:
@@ -170,17 +171,18 @@ class LineChart:
     y_ticks: tuple[Tick, ...]
     strip: str
     strip_label: str
+    strip_top: float
     strip_base: float
 
 
 def training_chart(rows: Sequence[Mapping[str, float]]) -> LineChart:
     """Returns the chart of a training log of at least one row."""
     rows = _thin(rows)
-    base, strip_top, strip_base = 142.0, 176.0, 200.0
+    base, strip_top, strip_base = 142.0, 184.0, 206.0
     y_axis = axis_over([row["loss"] for row in rows], 4)
     x_axis = axis_over([0, rows[-1]["step"]], 4)
     x_axis = Axis(0, rows[-1]["step"], tuple(t for t in x_axis.ticks if t <= rows[-1]["step"]))
-    across = _WIDTH - _LEFT - _RIGHT
+    across = _CURVE_WIDTH - _LEFT - _RIGHT
 
     def x(row: Mapping[str, float]) -> float:
         return _LEFT + across * x_axis.share(row["step"])
@@ -195,10 +197,10 @@ def training_chart(rows: Sequence[Mapping[str, float]]) -> LineChart:
     outline = [(strip[0][0], strip_base), *strip, (strip[-1][0], strip_base)]
     peak, end = formats.short(highest), formats.short(rates[-1])
     return LineChart(
-        width=_WIDTH,
+        width=_CURVE_WIDTH,
         height=strip_base + 4,
         left=_LEFT,
-        right=_WIDTH - _RIGHT,
+        right=_CURVE_WIDTH - _RIGHT,
         base=base,
         line=_path(places),
         last=(round(places[-1][0], 1), round(places[-1][1], 1)),
@@ -207,7 +209,8 @@ def training_chart(rows: Sequence[Mapping[str, float]]) -> LineChart:
         ),
         y_ticks=_y_ticks(y_axis, base, formats.short),
         strip=_path(outline),
-        strip_label=f"learning rate, highest {peak}, last {end}",
+        strip_label=f"learning rate: highest {peak}, last {end}",
+        strip_top=strip_top,
         strip_base=strip_base,
     )
 

@@ -49,14 +49,13 @@ def accuracy_charts(
     for group in groups if len(groups) > 1 else ():
         rows = {model: accuracy[model].get("groups", {}).get(group) for model in named}
         found[group] = {model: row for model, row in rows.items() if row}
-    return [
-        IntervalChart(
-            title,
-            axis,
-            tuple(_interval(axis, model, series_of(model, named), row) for model, row in rows.items()),
-        )
-        for title, rows in found.items()
-    ] if named else []  # fmt: skip
+    if not named:
+        return []
+    charts = []
+    for title, rows in found.items():
+        dots = [_interval(axis, name, series_of(name, named), row) for name, row in rows.items()]
+        charts.append(IntervalChart(title, axis, tuple(dots)))
+    return charts
 
 
 def difference_charts(
@@ -73,24 +72,19 @@ def difference_charts(
         }
     ends = [row[key] for rows in found.values() for row in rows.values() for key in ("low", "high")]
     axis = axis_over([0.0, *ends], 4)
-    return [
-        IntervalChart(
-            title,
-            axis,
-            tuple(
-                _interval(
-                    axis,
-                    f"{row['after']} {formats.MINUS} {row['before']}",
-                    series_of(row["after"], models),
-                    row,
-                )
+    charts = []
+    for title, rows in found.items():
+        if rows:
+            dots = [
+                _interval(axis, _minus(row), series_of(row["after"], models), row)
                 for row in rows.values()
-            ),
-            axis.percent(0.0),
-        )
-        for title, rows in found.items()
-        if rows
-    ]
+            ]
+            charts.append(IntervalChart(title, axis, tuple(dots), axis.percent(0.0)))
+    return charts
+
+
+def _minus(row: Mapping[str, Any]) -> str:
+    return f"{row['after']} {formats.MINUS} {row['before']}"
 
 
 def _interval(axis: Axis, label: str, series: str, row: Mapping[str, Any]) -> Interval:
@@ -134,7 +128,7 @@ def _accuracy_findings(table: Mapping[str, Any]) -> list[Finding]:
         return []
     last = loop[-1]
     share = formats.percent(accuracy[last]["mean"])
-    text = f"of the facts its questions ask for are in {last}’s answers"
+    text = f"of the facts that were asked for are in the answers of {last}"
     if len(loop) > 1:
         text += f"; in those of {loop[0]}, {formats.percent(accuracy[loop[0]]['mean'])}"
     found = [Finding(share, text + ".", "even")]

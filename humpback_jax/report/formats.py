@@ -2,8 +2,8 @@
 
 import math
 
-MISSING = "–"
-MINUS = "−"
+MISSING = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
 
 
 def count(value: float | None) -> str:
@@ -14,7 +14,7 @@ def count(value: float | None) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """Returns a share as "58.7 %", "–" if there is none."""
+    """Returns a share as "58.7 %", MISSING if there is none."""
     return MISSING if share is None else f"{100 * share:.{digits}f}\u202f%"
 
 
@@ -34,7 +34,8 @@ def signed(value: float | None, digits: int = 2) -> str:
     """Returns a number with its sign."""
     if value is None or math.isnan(value):
         return MISSING
-    return f"{value:+.{digits}f}".replace("-", MINUS)
+    text = f"{value:+.{digits}f}"
+    return (text if float(text) else text[1:]).replace("-", MINUS)
 
 
 def short(value: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from humpback_jax.corpus.filters import FUNNEL
 from humpback_jax.records import Reject, stable_id
+from humpback_jax.report import formats
 from humpback_jax.report.charts import Axis
 from humpback_jax.report.sources import RunFiles
 from humpback_jax.rundir import Counts
@@ -133,7 +134,7 @@ def _steps(funnel, rejects: Mapping[str, int]) -> tuple[Step, ...]:
     for name, remaining in funnel:
         lost = before - remaining
         why = [
-            f"{MEANING.get(reason, reason)} {rejects[reason]:,}".replace(",", "\u202f")
+            f"{MEANING.get(reason, reason)} {formats.count(rejects[reason])}"
             for reason in reasons_of.get(name, ())
             if rejects.get(reason)
         ]

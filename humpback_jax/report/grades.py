@@ -180,10 +180,11 @@ def graded_examples(files: RunFiles) -> list[Grade]:
     }
     wanted = {segment_id for ids in drawn.values() for segment_id in ids}
     found = _rated(files, last, wanted)
-    return [
-        Grade(grade, len(by_grade[grade]), tuple(found[i] for i in drawn.get(grade, ()) if i in found))
-        for grade in reversed(GRADES)
-    ]  # fmt: skip
+    table = []
+    for grade in reversed(GRADES):
+        shown = tuple(found[i] for i in drawn.get(grade, ()) if i in found)
+        table.append(Grade(grade, len(by_grade[grade]), shown))
+    return table
 
 
 def _rated(files: RunFiles, last: int, wanted: set[str]) -> dict[str, Rated]:

@@ -45,20 +45,29 @@ def length_rows(files: RunFiles, models: Sequence[str]) -> list[LengthRow]:
         title = f"curated for {name}"
         paper = PAPER["curated"] if name == loop[-1] else None
         rows.append(LengthRow(title, name, mixture.augmented if mixture else None, paper))
-    rows.append(LengthRow("", "", None, PAPER["curated_4"]))
+    above = _scored_above(files, 4.0)
+    last = f", round {files.iterations[-1]}" if files.iterations else ""
+    rows.append(LengthRow(f"score of 4 or more{last}", "", above, PAPER["curated_4"]))
     for name in models:
         mixture = files.mixture(name)
         if name not in loop and mixture and mixture.augmented.count:
             rows.append(LengthRow(f"drawn for {name}", name, mixture.augmented))
-    rows.append(LengthRow("all augmented", "", _all_augmented(files), PAPER["all"]))
+    everything = _augmented(files, None) if files.is_done("augment") else None
+    rows.append(LengthRow("all augmented", "", everything, PAPER["all"]))
     return rows
 
 
-def _all_augmented(files: RunFiles) -> Lengths | None:
-    if not files.is_done("augment"):
+def _scored_above(files: RunFiles, least: float) -> Lengths | None:
+    """Returns the lengths of the pairs of at least that score in the last iteration."""
+    if not files.iterations:
         return None
+    scores = files.scores[files.iterations[-1]]
+    return _augmented(files, {i for i, score in scores.items() if score >= least})
+
+
+def _augmented(files: RunFiles, wanted: set[str] | None) -> Lengths:
     lengths = Lengths()
     for candidate in files.candidates():
-        if candidate.status == "ok":
+        if candidate.status == "ok" and (wanted is None or candidate.segment_id in wanted):
             lengths.add(candidate.instruction, candidate.output)
     return lengths

@@ -37,6 +37,11 @@ _PACKAGES = {
     "optax": "Optax",
     "seqio": "seqio",
 }
+# The microworld's groups of questions.
+_GROUPS = {
+    "web": "what only the web pages say",
+    "known": "what the base model knows already",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +97,13 @@ def render(run: Run, table: Mapping[str, Any]) -> str:
     )
     environment.filters.update(formats.FILTERS)
     environment.globals.update(
-        series_of=lambda model: series_of(model, run.models), split_text=formats.split_text
+        series_of=lambda model: series_of(model, run.models),
+        split_text=formats.split_text,
+        percent=formats.percent,
+        percent_whole=lambda share: formats.percent(share, 0),
+        points=formats.points,
+        points_whole=lambda share: formats.signed(100 * share, 0),
+        group_names=_GROUPS,
     )
     style = importlib.resources.files("humpback_jax.report").joinpath("templates/page.css")
     return environment.get_template("page.j2").render(

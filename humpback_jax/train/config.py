@@ -2,12 +2,11 @@
 
 import dataclasses
 
-import gin
-
+from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
 
 
-@gin.configurable(module="humpback_jax")
+@configurable
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """One training run.

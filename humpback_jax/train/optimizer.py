@@ -3,16 +3,16 @@
 import dataclasses
 from typing import Any
 
-import gin
 import jax
 import optax
 
+from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
 
 SCHEDULES = ("linear", "cosine")
 
 
-@gin.configurable(module="humpback_jax")
+@configurable
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW as the paper trains: 1e-5 falling linearly to 9e-6, weight decay 0.1 (section 3.1).

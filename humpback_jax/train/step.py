@@ -131,6 +131,10 @@ def abstract_state(
     )
 
 
+def _path(path: tuple[Any, ...]) -> str:
+    return "/".join(str(key.key) for key in path)
+
+
 def describe_parameters(config: LlamaConfig, mesh: Mesh) -> str:
     """Returns model-info.txt: each parameter's shape, logical axes and partition spec."""
     boxed = boxed_params(config)
@@ -138,7 +142,7 @@ def describe_parameters(config: LlamaConfig, mesh: Mesh) -> str:
     leaves = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=lambda leaf: hasattr(leaf, "names"))
     specs: list[NamedSharding] = jax.tree.leaves(shardings)
     lines = [
-        f"{'/'.join(str(k.key) for k in path):32} {leaf.value.shape!s:24} {leaf.names!s:44} {s.spec}"
+        f"{_path(path):32} {leaf.value.shape!s:24} {leaf.names!s:44} {s.spec}"
         for (path, leaf), s in zip(leaves, specs, strict=True)
     ]
     return "\n".join([*lines, f"Total number of parameters: {config.num_parameters}"]) + "\n"

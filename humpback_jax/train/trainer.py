@@ -133,7 +133,7 @@ def _place(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, j
 
 def _summarise(step: int, sums: Sequence[dict[str, Any]], rate: float) -> dict[str, float]:
     """Returns a log line: means over the target tokens of the steps since the last one."""
-    total = {k: float(sum(np.asarray(m[k], np.float64) for m in sums)) for k in sums[0]}
+    total = {k: float(np.sum([np.float64(m[k]) for m in sums])) for k in sums[0]}
     tokens = max(total["target_tokens"], 1.0)
     return {
         "step": step,
