@@ -9,4 +9,4 @@ T = TypeVar("T", bound=type)
 
 def configurable(cls: T) -> T:
     """Registers a configuration class under its own name in gin's module "humpback_jax"."""
-    return gin.configurable(cls, module="humpback_jax")  # pyright: ignore[reportCallIssue]
+    return gin.configurable(cls, module="humpback_jax")  # pyright: ignore

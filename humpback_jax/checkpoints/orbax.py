@@ -22,9 +22,9 @@ def manager(folder: epath.PathLike, keep: int = 2) -> ocp.training.Checkpointer:
     """Returns a checkpointer that keeps the last `keep` steps; use it as a context manager."""
     return ocp.training.Checkpointer(
         epath.Path(folder).resolve(),
-        step_name_format=_NAMES,
-        preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-        save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+        step_name_format=_NAMES,  # pyright: ignore
+        preservation_policy=ocp.training.preservation_policies.LatestN(keep),  # pyright: ignore
+        save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # pyright: ignore
         cleanup_tmp_directories=True,
     )
 
@@ -38,7 +38,7 @@ def save(checkpointer: ocp.training.Checkpointer, step: int, state: Any, data: A
     """Saves a training state and its data iterator's state as one committed step."""
     try:
         checkpointer.save_checkpointables(step, {"state": state, "data": data})
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a full disk is a ValueError of tensorstore
         raise UserError(
             f"the checkpoint of step {step} in {checkpointer.directory} could not be written "
             f"({error}): free space and run the same command again; earlier steps are kept"
@@ -53,16 +53,16 @@ def restore(checkpointer: ocp.training.Checkpointer, step: int, abstract: Any) -
       step: a committed step.
       abstract: ShapeDtypeStructs with the shardings the state is to have.
     """
+    _check_stored(epath.Path(checkpointer.directory) / f"checkpoint_{step}", abstract.params)
     target = {"state": abstract, "data": None}
     loaded = checkpointer.load_checkpointables(step, target)
-    _check_dtypes(abstract, loaded["state"])
     return loaded["state"], loaded["data"]
 
 
 def save_params(folder: epath.PathLike, step: int, params: Any) -> None:
     """Saves parameters alone as a committed step, replacing one of the same name."""
     with manager(folder) as checkpointer:
-        if latest_step(checkpointer) is not None:
+        if any(found.step == step for found in checkpointer.checkpoints):
             checkpointer.delete(step)
         save(checkpointer, step, {"params": params}, {"batches": 0})
 
@@ -72,22 +72,41 @@ def restore_params(path: epath.PathLike, abstract: Any) -> Any:
     path = epath.Path(path).resolve()
     if not path.exists():
         raise UserError(f"there is no checkpoint {path}: name a checkpoint_<step> folder")
+    _check_stored(path, abstract)
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
         loaded = ocp.load_checkpointables(path, {"state": {"params": abstract}})
-    _check_dtypes(abstract, loaded["state"]["params"])
     return loaded["state"]["params"]
 
 
-def _check_dtypes(abstract: Any, loaded: Any) -> None:
-    """Orbax casts silently to the dtype that is asked for; this only guards shapes it pads."""
-    for want, got in zip(jax.tree.leaves(abstract), jax.tree.leaves(loaded), strict=True):
-        if want.shape != got.shape or want.dtype != got.dtype:
+def _check_stored(path: epath.Path, abstract: Any) -> None:
+    """Compares the stored parameters with those wanted, leaf by leaf.
+
+    Orbax casts silently to the dtype that is asked for, leaves a parameter that it does not find
+    as a ShapeDtypeStruct, and answers a wrong shape with pages.
+    """
+    try:
+        stored = ocp.metadata(path, checkpointable_name="state").metadata["params"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is no checkpoint of a model: name a committed checkpoint_<step> folder"
+        ) from error
+    wanted, found = _described(abstract), _described(stored)
+    for name in sorted({*wanted, *found}):
+        if wanted.get(name) != found.get(name):
             raise UserError(
-                f"the checkpoint holds {got.dtype}{list(got.shape)} where the model wants "
-                f"{want.dtype}{list(want.shape)}: it belongs to another model configuration"
+                f"{path} holds {found.get(name, 'nothing')} as parameter {name} where the model "
+                f"wants {wanted.get(name, 'nothing')}: it belongs to another model configuration"
             )
+
+
+def _described(params: Any) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {
+        "/".join(str(key.key) for key in path): f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
+        for path, leaf in leaves
+    }
 
 
 def digest(tree: Any) -> str:

@@ -82,7 +82,8 @@ def make_task(name: str, examples: Sequence[TokenizedExample], vocab_size: int) 
 
     def dataset_fn(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
         del split, shuffle_files, seed
-        return tf.data.Dataset.from_tensor_slices({"inputs": inputs, "targets": targets})
+        rows = {"inputs": inputs, "targets": targets}
+        return tf.data.Dataset.from_tensor_slices(rows)  # pyright: ignore
 
     feature = seqio.Feature(
         seqio.PassThroughVocabulary(vocab_size), add_eos=False, required=False, dtype=tf.int32
@@ -90,7 +91,7 @@ def make_task(name: str, examples: Sequence[TokenizedExample], vocab_size: int) 
     seqio.TaskRegistry.remove(name)
     return seqio.TaskRegistry.add(
         name,
-        source=seqio.FunctionDataSource(
+        source=seqio.FunctionDataSource(  # pyright: ignore
             dataset_fn, splits=["train"], num_input_examples={"train": len(examples)}
         ),
         preprocessors=[],
@@ -102,7 +103,7 @@ def make_task(name: str, examples: Sequence[TokenizedExample], vocab_size: int) 
 def _ragged(rows: Sequence[Sequence[int]]) -> tf.RaggedTensor:
     lengths = np.asarray([len(row) for row in rows], np.int64)
     values = np.fromiter(itertools.chain.from_iterable(rows), np.int32, int(lengths.sum()))
-    return tf.RaggedTensor.from_row_lengths(values, lengths)
+    return tf.RaggedTensor.from_row_lengths(values, lengths)  # pyright: ignore
 
 
 def make_mixture(name: str, parts: Sequence[Part], vocab_size: int) -> seqio.Mixture:
@@ -150,7 +151,7 @@ class BatchIterator(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         if self._iterator is None:
-            self._iterator = self._batches.skip(self._taken).as_numpy_iterator()
+            self._iterator = iter(self._batches.skip(self._taken).as_numpy_iterator())
         self._taken += 1
         return _with_positions(next(self._iterator))
 

@@ -141,7 +141,7 @@ def _scanned_layer(config: LlamaConfig) -> Any:
         layer,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+        in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),  # pyright: ignore
         length=config.num_layers,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )

@@ -122,7 +122,7 @@ def score_histogram(scores: Mapping[str, float], chosen: frozenset[str], width=0
         inner = tall * kept[i] / total[i] if total[i] else 0.0
         title = f"score about {1 + i * width:g}: {total[i]} rated, {kept[i]} of them trained on"
         x = _LEFT + i * step + 1
-        bars.append(Bar(*_round(x, base - tall, step - 2, tall, inner), title))
+        bars.append(_bar((x, base - tall, step - 2, tall, inner), title))
     x_ticks = [
         Tick(round(_LEFT + (round((g - 1) / width) + 0.5) * step, 1), str(g)) for g in range(1, 6)
     ]
@@ -148,7 +148,7 @@ def calibration_chart(bins: Sequence[Mapping], base_rate: float | None) -> BarCh
             f"({formats.percent(row['good_share'])})"
         )
         label = formats.count(row["segments"])
-        bars.append(Bar(*_round(x + 3, base - tall, step - 6, tall, tall), title, label))
+        bars.append(_bar((x + 3, base - tall, step - 6, tall, tall), title, label))
     if bins:
         edges.append(Tick(round(_LEFT + len(bins) * step, 1), f"{bins[-1]['high']:g}"))
     rule = None if base_rate is None else round(base - (base - top) * base_rate, 1)
@@ -236,5 +236,6 @@ def _count_label(value: float) -> str:
     return formats.large(value) if value >= 10_000 else formats.count(value)
 
 
-def _round(*values: float) -> list[float]:
-    return [round(value, 1) for value in values]
+def _bar(box: Sequence[float], title: str, label: str = "") -> Bar:
+    x, y, width, height, inner = (round(value, 1) for value in box)
+    return Bar(x, y, width, height, inner, title, label)

@@ -231,9 +231,11 @@ class _Drawing:
         else:
             bends = (start[0], start[1] + reach), (end[0] - reach, end[1])
         path = "M{:g} {:g}C{:g} {:g} {:g} {:g} {:g} {:g}".format(*start, *bends[0], *bends[1], *end)
-        at = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
-        move = (-6, 14) if self._layout.is_wide else (-6, 12)
-        label = Label(number, at[0] + move[0], at[1] + move[1], "end")
+        x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
+        # On the hollow side of the bend.
+        label = Label(number, x - 6, y + 14, "end")
+        if not self._layout.is_wide:
+            label = Label(number, x + 4, y - 2, "start")
         self._edges.append(Edge(path, "data", (label,) if number else ()))
 
     def _arrow(self, start, end, kind: str, labels: tuple[Label, ...] = ()) -> None:

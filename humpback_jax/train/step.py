@@ -26,6 +26,9 @@ class TrainState:
     opt_state: Any
 
 
+StepFn = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
+
+
 def init_state(config: LlamaConfig, optimizer: optax.GradientTransformation, key: jax.Array) -> Any:
     """Returns a fresh state whose parameters (and their moments) are boxed with logical axes."""
     params = init_params(config, key)
@@ -69,7 +72,7 @@ def apply_model(
 
 def make_train_step(
     config: LlamaConfig, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int
-) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+) -> StepFn:
     """Returns the jitted step (state, batch) -> (state, metrics); the state is donated.
 
     The dropout key of a step is fold_in(seed, step), so a resumed run draws what an uninterrupted
@@ -106,7 +109,7 @@ def make_train_step(
         with partitioning.rules(mesh):
             return jitted(state, batch)
 
-    run.jitted = jitted  # for tests that count compilations
+    run.jitted = jitted  # for those who count its compilations
     return run
 
 

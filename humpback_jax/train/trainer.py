@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 from etils import epath
 
 from humpback_jax import partitioning, rundir
@@ -50,50 +51,60 @@ def train(run: Run, config: TrainConfig, optimizer_config: OptimizerConfig) -> b
     Returns:
       The card of the model folder that `run.model_dir` then is.
     """
-    llama = dataclasses.replace(run.llama, dropout_rate=config.dropout_rate)
     _check_batch(config, run.mesh)
+    llama = dataclasses.replace(run.llama, dropout_rate=config.dropout_rate)
     optimizer = make_optimizer(optimizer_config, config.train_steps)
     shardings = train_step.state_shardings(llama, optimizer, run.mesh)
-    rundir.write_atomic(
-        run.model_dir / "model-info.txt", train_step.describe_parameters(llama, run.mesh)
-    )
+    information = train_step.describe_parameters(llama, run.mesh)
+    rundir.write_atomic(run.model_dir / "model-info.txt", information)
     batches = _make_batches(run, config)
-    step_fn = train_step.make_train_step(llama, optimizer, run.mesh, config.seed)
     with orbax.manager(run.model_dir, config.keep_checkpoints) as checkpointer:
         latest = orbax.latest_step(checkpointer)
         if latest is None:
             params = _initial_params(run, llama, config.seed)
-            state = train_step.make_state(params, optimizer, shardings)
+            start = train_step.make_state(params, optimizer, shardings)
         else:
             target = train_step.abstract_state(llama, optimizer, shardings)
-            state, data = orbax.restore(checkpointer, latest, target)
+            start, data = orbax.restore(checkpointer, latest, target)
             batches.restore(data)
-        log = MetricsLog(run.model_dir, latest or 0)
+        step_fn = train_step.make_train_step(llama, optimizer, run.mesh, config.seed)
         schedule = make_schedule(optimizer_config, config.train_steps)
-        progress = Progress(run.model_dir.name, config.train_steps, latest or 0)
-        sums: list[dict[str, jax.Array]] = []
-        for step in range((latest or 0) + 1, config.train_steps + 1):
-            state, metrics = step_fn(state, _place(next(batches), run.mesh))
-            sums.append(metrics)
-            last = step == config.train_steps
-            saving = last or step % config.checkpoint_period == 0
-            if saving or step % config.log_period == 0:
-                row = _summarise(step, sums, float(schedule(step - 1)))
-                _check_finite(row, run.model_dir)
-                log.write(row)
-                progress.show(step, row)
-                sums = []
-            if saving:
-                orbax.save(checkpointer, step, state, batches.state())
-        progress.close()
-    card = bundle.ModelCard(
-        run.llama,
-        run.eos_ids,
-        orbax.digest(state.params),
-        f"checkpoint_{config.train_steps}",
-    )
+        state = start
+        for step, state in _steps(run, config, start, latest or 0, step_fn, schedule, batches):
+            orbax.save(checkpointer, step, state, batches.state())
+    fingerprint = orbax.digest(state.params)
+    checkpoint = f"checkpoint_{config.train_steps}"
+    card = bundle.ModelCard(run.llama, run.eos_ids, fingerprint, checkpoint)
     bundle.write_card(run.model_dir, card, run.tokenizer)
     return card
+
+
+def _steps(
+    run: Run,
+    config: TrainConfig,
+    state: train_step.TrainState,
+    first: int,
+    step_fn: train_step.StepFn,
+    schedule: optax.Schedule,
+    batches: BatchIterator,
+) -> Iterator[tuple[int, train_step.TrainState]]:
+    """Trains from step `first` on, logs, and yields (step, state) whenever one is to be saved."""
+    log = MetricsLog(run.model_dir, first)
+    progress = Progress(run.model_dir.name, config.train_steps, first)
+    pending: list[dict[str, jax.Array]] = []
+    for step in range(first + 1, config.train_steps + 1):
+        state, metrics = step_fn(state, _place(next(batches), run.mesh))
+        pending.append(metrics)
+        saving = step == config.train_steps or step % config.checkpoint_period == 0
+        if saving or step % config.log_period == 0:
+            row = _summarise(step, pending, float(np.asarray(schedule(step - 1))))
+            _check_finite(row, run.model_dir)
+            log.write(row)
+            progress.show(step, row)
+            pending = []
+        if saving:
+            yield step, state
+    progress.close()
 
 
 def _check_batch(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:

@@ -1,5 +1,6 @@
 """A small run directory as the stages leave it, without a model having run."""
 
+import collections
 import dataclasses
 import json
 import random
@@ -31,7 +32,9 @@ class FakeRun:
         self.root = epath.Path(root)
         self.rng = random.Random(seed)
         self.shards = shards
-        self.texts = texts or [f"Text {i}. " + "The town grows rice. " * 20 for i in range(segments)]
+        self.texts = texts or [
+            f"Text {i}. " + "The town grows rice. " * 20 for i in range(segments)
+        ]
         self.segments: list[Segment] = []
         self.candidates: list[Candidate] = []
         self.ratings: dict[int, list[Rating]] = {}
@@ -67,8 +70,8 @@ class FakeRun:
         for i, text in enumerate(self.texts):
             segment_id = records.stable_id("segment", i)
             self.truth[segment_id] = self.rng.random() < 0.25
-            header = EVIL if i == 0 else f"About town {i}"
-            text = f"{EVIL} {text}" if i == 0 else text
+            header = EVIL if i % 3 == 0 else f"About town {i}"
+            text = f"{EVIL} {text}" if i % 3 == 0 else text
             signals = Signals(len(text), 0.0, 0.1, 0.0)
             source = Source("web-00000.warc.gz", 100 * i, f"<urn:uuid:{i}>")
             self.segments.append(
@@ -85,7 +88,7 @@ class FakeRun:
         reasons = {"too_short": 3 * n, "header_navigation": n // 2, "duplicate": 7}
         counts = Counts(n + sum(reasons.values()), n, reasons)
         pages = Counts(n // 4 + 9, n // 4, {"http_status": 5, "not_html": 3}, 1)
-        steps = funnel(counts.records_in, __import__("collections").Counter(reasons))
+        steps = funnel(counts.records_in, collections.Counter(reasons))
         stage.finish(counts, "d", 3.21, pages=pages, funnel=steps)
 
     def seed(self) -> None:
@@ -101,7 +104,7 @@ class FakeRun:
         stage = self.stage("augment")
         for i, segment in enumerate(self.segments):
             status = "leaked" if i % 20 == 7 else "ok"
-            instruction = f"What is town {i} known for? {EVIL if i == 0 else ''}"
+            instruction = f"What is town {i} known for? {EVIL if i % 3 == 0 else ''}"
             self.candidates.append(
                 Candidate(segment.segment_id, instruction, segment.text, "myx", "t=0.7", status)
             )
@@ -158,7 +161,7 @@ class FakeRun:
             spread = tuple(w / sum(weights) for w in weights)
             status = "too_long" if i == 3 else "ok"
             score, spread = (score, spread) if status == "ok" else (0.0, ())
-            rationale = f"Because of {EVIL}" if i == 0 else ""
+            rationale = f"Because of {EVIL}" if i % 3 == 0 else ""
             rows.append(
                 Rating(candidate.segment_id, t, "m", score, spread, rationale, status)
             )  # fmt: skip
@@ -207,7 +210,9 @@ class FakeRun:
         return {**plain(total), "groups": by_group, "scores": scores}
 
     def _quality(self, t: int) -> dict:
-        truth = {c.segment_id: self.truth[c.segment_id] for c in self.candidates if c.status == "ok"}
+        truth = {
+            c.segment_id: self.truth[c.segment_id] for c in self.candidates if c.status == "ok"
+        }
         scores = {r.segment_id: r.score for r in self.ratings[t] if r.status == "ok"}
         return {
             **dataclasses.asdict(quality.selection_quality(self.chosen[f"M{t}"], truth)),
