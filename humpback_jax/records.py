@@ -200,10 +200,13 @@ def read_parquet(cls: type[T], path: epath.PathLike) -> list[T]:
     """Reads all records of a Parquet file; raises UserError if it holds another record."""
     path = epath.Path(path)
     try:
-        rows = pq.read_table(io.BytesIO(path.read_bytes())).to_pylist()
+        table = pq.read_table(io.BytesIO(path.read_bytes()))
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} cannot be read as Parquet ({error}): remake it") from error
-    return [from_dict(cls, row) for row in rows]
+    kept = (table.schema.metadata or {}).get(b"record", cls.__name__.encode()).decode()
+    if kept != cls.__name__:
+        raise UserError(f"{path} holds {kept} records, not {cls.__name__}: give another file")
+    return [from_dict(cls, row) for row in table.to_pylist()]
 
 
 def read_jsonl(path: epath.PathLike) -> Iterator[tuple[int, Any]]:
@@ -211,7 +214,8 @@ def read_jsonl(path: epath.PathLike) -> Iterator[tuple[int, Any]]:
 
     The reader goes on after a broken line: its caller counts it and keeps it as a reject.
     """
-    for number, line in enumerate(epath.Path(path).read_text().splitlines(), start=1):
+    # Lines end at "\n" alone: a JSON string may hold U+2028, which str.splitlines() also cuts at.
+    for number, line in enumerate(epath.Path(path).read_bytes().split(b"\n"), start=1):
         if line.strip():
             try:
                 yield number, json.loads(line)

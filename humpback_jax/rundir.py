@@ -13,6 +13,7 @@ that is done under the same fingerprint is skipped; under another one it refuses
 writes go to a temporary name first and are renamed, so a kill at any moment leaves no half file.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -80,15 +81,16 @@ def _plain(value: Any) -> Any:
 
 def write_atomic(path: epath.Path, content: bytes | str) -> None:
     """Writes a file under a temporary name in its folder and renames it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".tmp-{uuid.uuid4().hex}-{path.name}"
+    if isinstance(content, str):
+        content = content.encode()
     try:
-        if isinstance(content, str):
-            content = content.encode()
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise UserError(
             f"{path} could not be written ({error.strerror or error}): free space or make the "
             "folder writable, then run the same command again; what is done is kept"
@@ -251,6 +253,7 @@ class StageDir:
 def _differences(before: Any, after: Any, prefix: str = "") -> Iterator[str]:
     if isinstance(before, dict) and isinstance(after, dict):
         for key in {*before, *after}:
-            yield from _differences(before.get(key), after.get(key), f"{prefix}.{key}".lstrip("."))
+            old, new = before.get(key, "absent"), after.get(key, "absent")
+            yield from _differences(old, new, f"{prefix}.{key}".lstrip("."))
     elif before != after:
         yield f"{prefix} {before!r} -> {after!r}"

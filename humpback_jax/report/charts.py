@@ -13,6 +13,7 @@ from humpback_jax.report.sources import BACKWARD, is_forward
 
 # A longer curve has more points than pixels.
 _MAX_POINTS = 300
+_FEW_POINTS = 24
 
 
 def series_of(model: str, models: Sequence[str] = ()) -> str:
@@ -51,7 +52,7 @@ def axis_over(values: Sequence[float], steps: int = 5) -> Axis:
     """Returns an axis with round ticks that holds all values, [0, 1] if there is none."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if low == high:
-        low, high = (low - 1, low + 1) if low else (0.0, 1.0)
+        low, high = (min(low, 0.0), max(low, 0.0)) if low else (0.0, 1.0)
     step = _round_step((high - low) / steps)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = tuple(round(i * step, 10) for i in range(first, last + 1))
@@ -158,7 +159,10 @@ def calibration_chart(bins: Sequence[Mapping], base_rate: float | None) -> BarCh
 
 @dataclasses.dataclass(frozen=True)
 class LineChart:
-    """A loss curve, and the learning rate as a strip below it."""
+    """A loss curve, and the learning rate as a strip below it.
+
+    `dots` are its points where they are few, so that a line between two is seen to be only that.
+    """
 
     width: float
     height: float
@@ -166,6 +170,7 @@ class LineChart:
     right: float
     base: float
     line: str
+    dots: tuple[tuple[float, float], ...]
     last: tuple[float, float]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
@@ -181,13 +186,15 @@ def training_chart(rows: Sequence[Mapping[str, float]]) -> LineChart:
     base, strip_top, strip_base = 142.0, 184.0, 206.0
     y_axis = axis_over([row["loss"] for row in rows], 4)
     x_axis = axis_over([0, rows[-1]["step"]], 4)
-    x_axis = Axis(0, rows[-1]["step"], tuple(t for t in x_axis.ticks if t <= rows[-1]["step"]))
+    steps = tuple(t for t in x_axis.ticks if t <= rows[-1]["step"] and t == round(t))
+    x_axis = Axis(0, rows[-1]["step"], steps)
     across = _CURVE_WIDTH - _LEFT - _RIGHT
 
     def x(row: Mapping[str, float]) -> float:
         return _LEFT + across * x_axis.share(row["step"])
 
-    places = [(x(row), base - (base - _TOP) * y_axis.share(row["loss"])) for row in rows]
+    heights = [base - (base - _TOP) * y_axis.share(row["loss"]) for row in rows]
+    places = [(round(x(row), 1), round(y, 1)) for row, y in zip(rows, heights, strict=True)]
     rates = [row["learning_rate"] for row in rows]
     highest = max(rates) or 1.0
     strip = [
@@ -203,7 +210,8 @@ def training_chart(rows: Sequence[Mapping[str, float]]) -> LineChart:
         right=_CURVE_WIDTH - _RIGHT,
         base=base,
         line=_path(places),
-        last=(round(places[-1][0], 1), round(places[-1][1], 1)),
+        dots=tuple(places) if len(places) <= _FEW_POINTS else (),
+        last=places[-1],
         x_ticks=tuple(
             Tick(round(_LEFT + across * x_axis.share(t), 1), formats.short(t)) for t in x_axis.ticks
         ),

@@ -138,7 +138,7 @@ def _cell(grid: np.ndarray, row: int, column: int) -> Cell:
 
 def grade_of(score: float) -> int:
     """Returns the grade that a score rounds to, halves upwards: 4.5 is a 5."""
-    return min(5, max(1, round(score)))
+    return min(5, max(1, math.floor(score + 0.5)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -158,7 +158,7 @@ def _finished(files: RunFiles) -> str:
     if not times:
         return ""
     moment = datetime.datetime.fromtimestamp(max(times), datetime.UTC)
-    return f"{moment:%-d %B %Y, %H:%M} UTC"
+    return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
 
 
 def _parameters(files: RunFiles) -> int | None:

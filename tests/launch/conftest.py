@@ -33,7 +33,6 @@ SelectionConfig.count = 10
 EngineConfig.batch_size = 8
 augment/SamplingConfig.max_new_tokens = 8
 evaluate/SamplingConfig.max_new_tokens = 8
-LeakConfig.max_length = 10000
 """
 
 

@@ -186,7 +186,7 @@ def test_a_run_that_stands_anywhere_can_be_shown(make_fake, done):
         step()
     html, tree = draw(fake.run(("M0", "M1", "M2"), more=STAGES[done:]))
     notice = text_of(tree.css_first(".partial"))
-    assert all(f"{name} is not begun" in notice for name in STAGES[done:])
+    assert f"Not begun: {', '.join(STAGES[done:])}." in notice
     assert "No accuracy" in html
     assert len(tree.css("svg.picture")) == 2
 
@@ -197,7 +197,7 @@ def test_a_stage_that_is_running_shows_its_curve(make_fake):
     fake.stage("M0")
     fake.log("M0", 20)
     html, tree = draw(fake.run(("M0",)))
-    assert "M0 is running" in html
+    assert "Running: M0." in html
     assert "loss" in text_of(tree.css_first("#training .legend"))
 
 
@@ -265,6 +265,34 @@ def test_findings_say_when_nothing_can_be_told():
 def test_a_grade_is_the_score_rounded_halves_up():
     scores = (0.0, 1.0, 1.49, 1.5, 2.5, 4.49, 4.5, 5.0)
     assert [grades.grade_of(s) for s in scores] == [1, 1, 1, 2, 3, 4, 5, 5]
+
+
+def test_a_histogram_puts_whole_grades_in_the_middle_of_their_bins():
+    scores = {"a": 1.0, "b": 1.12, "c": 3.0, "d": 4.88, "e": 5.0, "f": 5.0}
+    chart = charts.score_histogram(scores, frozenset({"c", "e"}))
+    found = {i: bar for i, bar in enumerate(chart.bars) if bar.height}
+    assert list(found) == [0, 8, 16]
+    assert [bar.inner / bar.height for bar in found.values()] == pytest.approx([0, 1, 1 / 3], 0.01)
+    for tick, i in zip(chart.x_ticks[::2], found, strict=True):
+        assert tick.at == pytest.approx(found[i].x + found[i].width / 2, abs=0.2)
+
+
+def test_calibration_bars_are_as_high_as_their_share():
+    bins = [
+        {"low": 1.0, "high": 3.0, "segments": 4, "good": 1, "good_share": 0.25},
+        {"low": 3.0, "high": 5.0, "segments": 0, "good": 0, "good_share": None},
+    ]
+    chart = charts.calibration_chart(bins, 0.5)
+    (bar,) = chart.bars
+    assert bar.height / (chart.base - chart.rule) == pytest.approx(0.5, 0.01)
+    assert [tick.label for tick in chart.x_ticks] == ["1", "3", "5"]
+
+
+def test_a_long_curve_keeps_its_last_step():
+    rows = [{"step": i, "loss": 5.0 / i, "learning_rate": 0.0} for i in range(1, 2001)]
+    chart = charts.training_chart(rows)
+    assert chart.line.count("L") < 300
+    assert chart.last[0] == chart.right
 
 
 def test_axes_have_round_ticks_around_their_values():
