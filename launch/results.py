@@ -41,7 +41,10 @@ def evaluate(context: Context) -> None:
             name: _answers(context, stage, name, wanted, engine_config, sampling)
             for name in recipe.evaluated
         }
-        results: dict[str, Any] = {"accuracy": _accuracy(questions, given)}
+        results: dict[str, Any] = {
+            "accuracy": _accuracy(questions, given),
+            "question_groups": {q.question_id: q.group for q in questions},
+        }
         if "labels" in paths:
             results |= _curation(context, read_labels(paths["labels"]))
         rundir.write_json(stage.path / RESULTS_NAME, results)

