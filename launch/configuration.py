@@ -9,7 +9,7 @@ import importlib
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import gin
 
@@ -36,6 +36,7 @@ _MODULES = (
     "beam_pipelines.execution",
     "launch.recipe",
 )
+_INCLUDE = re.compile(r"""^include\s+['"](.+?)['"]\s*(?:#.*)?$""", re.MULTILINE)
 _MACRO = re.compile(r"^([A-Z][A-Z0-9_]*)\s*=", re.MULTILINE)
 _REFERENCE = re.compile(r"%([A-Z][A-Z0-9_]*)")
 
@@ -58,29 +59,34 @@ def parse(
     """
     for module in _MODULES:
         importlib.import_module(module)
-    gin.clear_config()
     configs = package_configs()
     paths = [pathlib.Path(p) for p in (".", *search_paths, configs.parent, configs)]
-    files = [_find(name, paths) for name in gin_files]
-    for path in reversed(paths[1:]):
-        gin.add_config_file_search_path(str(path))
+    texts = [_with_includes(name, paths, ()) for name in gin_files]
+    _check_macros(bindings, "\n".join(texts))
+    gin.clear_config()
     try:
-        includes = [name for file in files for name in _names(gin.parse_config_file(str(file)))]
-        _check_macros(bindings, [*files, *(_find(name, paths) for name in includes)])
-        gin.parse_config(list(bindings))
-    except UsageError:
-        raise
-    except (ValueError, SyntaxError, OSError, TypeError, RuntimeError) as error:
+        for text in (*texts, *bindings):
+            gin.parse_config(text)
+    except (ValueError, SyntaxError, TypeError, RuntimeError) as error:
         raise UsageError(f"the gin configuration cannot be read: {_first_line(error)}") from error
 
 
-def _names(parsed: Any) -> list[str]:
-    return [name for child in parsed.includes for name in (child.filename, *_names(child))]
+def _with_includes(name: str, paths: Sequence[pathlib.Path], within: tuple[str, ...]) -> str:
+    """Returns the text of a file with its includes in place.
+
+    Gin's own search would take an include of "runs/x.gin" for a file of a Python package as soon
+    as there is a folder "runs" on sys.path, and keeps its search paths for the whole process.
+    """
+    path = str(_find(name, paths))
+    if path in within:
+        raise UsageError(
+            f"{path} includes itself through {' -> '.join(within)}: remove one of them"
+        )
+    text = pathlib.Path(path).read_text()
+    return _INCLUDE.sub(lambda found: _with_includes(found[1], paths, (*within, path)), text)
 
 
 def _find(name: str, paths: Sequence[pathlib.Path]) -> pathlib.Path:
-    if pathlib.Path(name).is_file():
-        return pathlib.Path(name)
     for path in paths:
         if (path / name).is_file():
             return path / name
@@ -90,12 +96,9 @@ def _find(name: str, paths: Sequence[pathlib.Path]) -> pathlib.Path:
     )
 
 
-def _check_macros(bindings: Sequence[str], files: Sequence[pathlib.Path]) -> None:
+def _check_macros(bindings: Sequence[str], text: str) -> None:
     """Gin takes any new name as a macro, so a typing error would change nothing, silently."""
-    known: set[str] = set()
-    for file in files:
-        text = file.read_text()
-        known.update(_MACRO.findall(text), _REFERENCE.findall(text))
+    known = {*_MACRO.findall(text), *_REFERENCE.findall(text)}
     for binding in bindings:
         name = binding.split("=")[0].strip()
         if "." not in name and name not in known:

@@ -100,7 +100,7 @@ def _quiet_libraries() -> None:
     """Silences what libraries say about themselves: nothing in it can be acted on."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("absl").setLevel(logging.ERROR)
-    noise = ("apitools not found", "Path not found: ")  # Beam without [gcp]; gin's search
+    noise = ("apitools not found", "Resource module is not available")  # Beam without [gcp]
     logging.getLogger().addFilter(lambda record: not record.getMessage().startswith(noise))
 
 

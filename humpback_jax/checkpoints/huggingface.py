@@ -9,6 +9,7 @@ are read; the keys of 4 are written, since transformers 4 misreads the new ones 
 import dataclasses
 import hashlib
 import json
+import math
 from typing import Any
 
 import ml_dtypes  # noqa: F401  makes numpy know bfloat16
@@ -56,15 +57,27 @@ def read_config(folder: epath.PathLike) -> tuple[LlamaConfig, tuple[int, ...]]:
         raw = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is no JSON ({error}): copy it again") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} is no JSON object: copy it again")
     if raw.get("model_type") != "llama" or raw.get("attention_bias") or raw.get("mlp_bias"):
         raise UserError(
             f"{path} describes a {raw.get('model_type')!r} model (or one with biases): only LLaMA "
             "without biases can be imported"
         )
+    try:
+        config = _our_config(raw, path)
+    except KeyError as error:
+        raise UserError(f"{path} has no {error}: copy it again") from error
+    eos = raw.get("eos_token_id")
+    if eos is None:
+        eos = 2
+    return config, tuple(eos) if isinstance(eos, list) else (eos,)
+
+
+def _our_config(raw: dict[str, Any], path: epath.Path) -> LlamaConfig:
     heads = raw["num_attention_heads"]
-    eos = raw.get("eos_token_id", 2)
     rope = raw.get("rope_parameters") or {}
-    config = LlamaConfig(
+    return LlamaConfig(
         vocab_size=raw["vocab_size"],
         embed_dim=raw["hidden_size"],
         num_layers=raw["num_hidden_layers"],
@@ -79,7 +92,6 @@ def read_config(folder: epath.PathLike) -> tuple[LlamaConfig, tuple[int, ...]]:
         tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
         initializer_range=raw.get("initializer_range", 0.02),
     )
-    return config, tuple(eos) if isinstance(eos, list) else (eos,)
 
 
 def _rope_scaling(raw: dict[str, Any], path: epath.Path) -> RopeScaling | None:
@@ -160,10 +172,13 @@ def _shaped(tensors: _Tensors, name: str, shape: tuple[int, ...]) -> np.ndarray:
     tensor = tensors.get(f"{name}.weight")
     if tensor.ndim == 2 and name != "model.embed_tokens":
         tensor = tensor.T
-    if tensor.size != np.prod(shape):
+    # [in, out], except for norms; only o_proj has its heads among the inputs.
+    inputs = -1 if name.endswith("o_proj") else 1
+    matrix = (math.prod(shape[:inputs]), math.prod(shape[inputs:])) if len(shape) > 1 else shape
+    if tensor.shape != matrix:
         raise UserError(
-            f"tensor '{name}.weight' holds {tensor.size} values, the configuration wants "
-            f"{list(shape)}: config.json and the weights do not belong together"
+            f"tensor '{name}.weight' has the shape {list(tensor.shape)}, the configuration wants "
+            f"{list(matrix)} (inputs first): config.json and the weights do not belong together"
         )
     return np.ascontiguousarray(tensor).reshape(shape)
 

@@ -6,12 +6,13 @@ A batch is a dict of numpy int32 arrays [B, T], T = inputs + targets lengths. Fo
 `5 6` and the answer `7 </s>`, then the prompt `8` and the answer `9 </s>`, packed into T = 8:
 
     decoder_target_tokens   5 6 7 2 8 9 2 0        decoder_segment_ids   1 1 1 1 2 2 2 0
-    decoder_input_tokens    1 5 6 7 1 8 9 0        decoder_positions     0 1 2 3 0 1 2 0
+    decoder_input_tokens    1 5 6 7 1 8 9 1        decoder_positions     0 1 2 3 0 1 2 0
     decoder_loss_weights    0 0 1 1 0 1 1 0
 """
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -77,7 +78,11 @@ def tokenize_texts(
 
 
 def make_task(name: str, examples: Sequence[TokenizedExample], vocab_size: int) -> seqio.Task:
-    """Registers a seqio task over tokenized examples under `name`, replacing one of that name."""
+    """Registers a seqio task over tokenized examples under `name`, replacing one of that name.
+
+    seqio takes id 0 for padding, but LLaMA's 0 is a piece: a task's ids are one higher than the
+    model's, and `BatchIterator` takes that back.
+    """
     inputs, targets = _ragged([e.inputs for e in examples]), _ragged([e.targets for e in examples])
 
     def dataset_fn(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
@@ -86,7 +91,7 @@ def make_task(name: str, examples: Sequence[TokenizedExample], vocab_size: int) 
         return tf.data.Dataset.from_tensor_slices(rows)  # pyright: ignore
 
     feature = seqio.Feature(
-        seqio.PassThroughVocabulary(vocab_size), add_eos=False, required=False, dtype=tf.int32
+        seqio.PassThroughVocabulary(vocab_size + 1), add_eos=False, required=False, dtype=tf.int32
     )
     seqio.TaskRegistry.remove(name)
     return seqio.TaskRegistry.add(
@@ -103,7 +108,7 @@ def make_task(name: str, examples: Sequence[TokenizedExample], vocab_size: int) 
 def _ragged(rows: Sequence[Sequence[int]]) -> tf.RaggedTensor:
     lengths = np.asarray([len(row) for row in rows], np.int64)
     values = np.fromiter(itertools.chain.from_iterable(rows), np.int32, int(lengths.sum()))
-    return tf.RaggedTensor.from_row_lengths(values, lengths)  # pyright: ignore
+    return tf.RaggedTensor.from_row_lengths(values + 1, lengths)  # pyright: ignore
 
 
 def make_mixture(name: str, parts: Sequence[Part], vocab_size: int) -> seqio.Mixture:
@@ -112,6 +117,7 @@ def make_mixture(name: str, parts: Sequence[Part], vocab_size: int) -> seqio.Mix
     Raises:
       UserError: no part has an example.
     """
+    name = re.sub(r"\W", "_", name)  # seqio refuses others; an arm may be called "seed-only"
     used = [part for part in parts if part.examples and part.rate > 0]
     if not used:
         raise UserError(
@@ -139,21 +145,27 @@ class BatchIterator(Iterator[Batch]):
         seed: int,
         pack: bool,
     ):
-        converter = seqio.DecoderFeatureConverter(
-            loss_on_targets_only=True, pack=pack, bos_id=bos_id
+        self._mixture, self._lengths, self._seed = mixture, dict(lengths), seed
+        self._batch_size = batch_size
+        self._converter = seqio.DecoderFeatureConverter(
+            loss_on_targets_only=True, pack=pack, bos_id=bos_id + 1
         )
-        rows = mixture.get_dataset(
-            sequence_length=dict(lengths), split="train", shuffle=True, seed=seed, num_epochs=None
-        )
-        self._batches = converter(rows, dict(lengths)).batch(batch_size, drop_remainder=True)
         self._taken = 0
         self._iterator: Iterator[Batch] | None = None
 
     def __next__(self) -> Batch:
         if self._iterator is None:
-            self._iterator = iter(self._batches.skip(self._taken).as_numpy_iterator())
+            self._iterator = iter(self._batches().skip(self._taken).as_numpy_iterator())
         self._taken += 1
-        return _with_positions(next(self._iterator))
+        return _to_model(next(self._iterator))
+
+    def _batches(self) -> tf.data.Dataset:
+        """Returns the batches from the first on; tf.data shuffles anew what is iterated twice."""
+        rows = self._mixture.get_dataset(
+            self._lengths, split="train", shuffle=True, seed=self._seed, num_epochs=None
+        )
+        batches = self._converter(rows, self._lengths)
+        return batches.batch(self._batch_size, drop_remainder=True)
 
     def state(self) -> dict[str, int]:
         """Returns what a checkpoint keeps."""
@@ -164,15 +176,16 @@ class BatchIterator(Iterator[Batch]):
         self._taken, self._iterator = int(state["batches"]), None
 
 
-def _with_positions(batch: Batch) -> Batch:
-    """Adds positions and segment ids to unpacked rows, where the converter gives none."""
+def _to_model(batch: Batch) -> Batch:
+    """Returns a converter's batch with the model's ids, positions and segment ids.
+
+    The converter gives positions and segment ids only to packed rows.
+    """
+    tokens = batch["decoder_target_tokens"]
     if "decoder_positions" not in batch:
-        tokens = batch["decoder_target_tokens"]
-        # Padding is what lies after the last weighted token; ids say nothing, for LLaMA's 0 is
-        # a real piece.
-        weighted = batch["decoder_loss_weights"] > 0
-        length = tokens.shape[1] - np.argmax(weighted[:, ::-1], axis=1)
         index = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
-        batch["decoder_segment_ids"] = (index < length[:, None]).astype(np.int32)
+        batch["decoder_segment_ids"] = (tokens > 0).astype(np.int32)
         batch["decoder_positions"] = index * batch["decoder_segment_ids"]
+    for name in ("decoder_target_tokens", "decoder_input_tokens"):
+        batch[name] = np.maximum(batch[name] - 1, 0)
     return batch

@@ -41,7 +41,7 @@ def _world_warc(humpback, folder) -> bytes:
 
 def test_a_pattern_that_matches_nothing(humpback):
     code, message = humpback("segment", '--gin.CORPUS="nowhere/*.warc.gz"')
-    assert code == 1
+    assert code == 1, message
     assert "nowhere/*.warc.gz" in message
     assert _is_one_sentence(message)
 
@@ -49,7 +49,7 @@ def test_a_pattern_that_matches_nothing(humpback):
 @pytest.mark.parametrize("content", [b"", b"this is no archive", gzip.compress(b"<html></html>")])
 def test_a_file_that_is_no_warc(humpback, tmp_path, content):
     code, message = humpback("segment", _warc(tmp_path, content))
-    assert code == 1
+    assert code == 1, message
     assert "WARC" in message
     assert _is_one_sentence(message)
 
@@ -75,24 +75,24 @@ def test_a_seed_without_a_usable_pair(humpback, tmp_path, content):
     path = tmp_path / "seed.jsonl"
     path.write_text(content)
     code, message = humpback("seed", f'--gin.SEED="{path}"')
-    assert code == 1
+    assert code == 1, message
     assert "seed.jsonl" in message
     assert _is_one_sentence(message)
 
 
 def test_a_missing_seed_file(humpback):
     code, message = humpback("seed", '--gin.SEED="nowhere.jsonl"')
-    assert code == 1
+    assert code == 1, message
     assert "nowhere.jsonl" in message
     assert _is_one_sentence(message)
 
 
 @pytest.mark.parametrize("missing", ["tokenizer.model", "config.json", "model.safetensors"])
-def test_a_base_folder_that_lacks_a_file(humpback, tmp_path, tiny_base, missing):
-    folder = shutil.copytree(tiny_base, tmp_path / "base")
+def test_a_base_folder_that_lacks_a_file(humpback, tmp_path, packaged_base, missing):
+    folder = shutil.copytree(packaged_base, tmp_path / "base")
     (folder / missing).unlink()
     code, message = humpback("base", f'--gin.BASE="{folder}"')
-    assert code == 1
+    assert code == 1, message
     assert missing.split(".")[-1] in message
     assert _is_one_sentence(message)
 
@@ -110,7 +110,7 @@ def test_another_configuration_is_refused_and_nothing_lost(humpback, tmp_path):
     assert humpback("segment")[0] == 0
     before = StageDir(tmp_path / "run", "segment").summary()
     code, message = humpback("segment", "--gin.SegmentFilters.min_length=50")
-    assert code == 1
+    assert code == 1, message
     assert "min_length 40 -> 50" in message
     assert _is_one_sentence(message)
     assert StageDir(tmp_path / "run", "segment").summary() == before
@@ -129,7 +129,7 @@ def test_a_full_disk_keeps_what_is_done(humpback, tmp_path, monkeypatch):
 
     monkeypatch.setattr(rundir, "write_atomic", full_after_four)
     code, message = humpback("segment")
-    assert code == 1
+    assert code == 1, message
     assert "No space left" in message
     monkeypatch.setattr(rundir, "write_atomic", whole)
     assert humpback("segment")[0] == 0
@@ -137,6 +137,6 @@ def test_a_full_disk_keeps_what_is_done(humpback, tmp_path, monkeypatch):
 
 def test_a_stage_before_its_inputs_names_the_command(humpback):
     code, message = humpback("augment")
-    assert code == 1
+    assert code == 1, message
     assert "humpback segment" in message
     assert _is_one_sentence(message)
