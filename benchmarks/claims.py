@@ -26,12 +26,12 @@ CLAIMS = (
     ("M2 over uncurated, equal size and steps", "uncurated", "M2"),
     ("joint over augmented only", "augmented_only", "M2"),
     ("A5 over A4", "A4", "A5"),
-    ("more curated data helps: 40 to 80", "size_40", "size_80"),
-    ("more curated data helps: 80 to 150", "size_80", "M2"),
-    ("more curated data helps: 150 to 300", "M2", "size_300"),
-    ("more uncurated data helps: 150 to 300", "uncurated", "uncurated_300"),
+    ("more curated data helps: 60 to 120", "size_60", "size_120"),
+    ("more curated data helps: 120 to 250", "size_120", "M2"),
+    ("more curated data helps: 250 to 500", "M2", "size_500"),
+    ("more uncurated data helps: 250 to 500", "uncurated", "uncurated_500"),
 )
-SIZES = ("size_40", "size_80", "M2", "size_300")
+SIZES = ("size_60", "size_120", "M2", "size_500")
 
 
 def run_draw(draw: int, folder: pathlib.Path, extra: list[str]) -> pathlib.Path:

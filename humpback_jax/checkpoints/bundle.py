@@ -68,10 +68,15 @@ def read_card(folder: epath.PathLike) -> ModelCard:
             f"{folder} is no model folder (neither {CARD_NAME} nor {huggingface.CONFIG_NAME}): "
             "give a stage folder whose training is done, or a Hugging Face folder"
         )
-    raw = json.loads(path.read_text())
-    scaling = raw["config"].pop("rope_scaling")
-    config = LlamaConfig(**raw.pop("config"), rope_scaling=scaling and RopeScaling(**scaling))
-    return ModelCard(config, tuple(raw["eos_ids"]), raw["fingerprint"], raw["checkpoint"])
+    try:
+        raw = json.loads(path.read_text())
+        scaling = raw["config"].pop("rope_scaling")
+        config = LlamaConfig(**raw.pop("config"), rope_scaling=scaling and RopeScaling(**scaling))
+        return ModelCard(config, tuple(raw["eos_ids"]), raw["fingerprint"], raw["checkpoint"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read as a model card ({error}): train or import the model again"
+        ) from error
 
 
 def load_model(

@@ -4,7 +4,9 @@
 <model dir>/checkpoint_<step>/data/     the data iterator's state, JSON
 """
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,15 +20,24 @@ from humpback_jax.errors import UserError
 _NAMES = step_lib.standard_name_format(step_prefix="checkpoint")
 
 
-def manager(folder: epath.PathLike, keep: int = 2) -> ocp.training.Checkpointer:
-    """Returns a checkpointer that keeps the last `keep` steps; use it as a context manager."""
-    return ocp.training.Checkpointer(
+@contextlib.contextmanager
+def manager(folder: epath.PathLike, keep: int = 2) -> Iterator[ocp.training.Checkpointer]:
+    """Gives a checkpointer that keeps the last `keep` steps."""
+    checkpointer = ocp.training.Checkpointer(
         epath.Path(folder).resolve(),
         step_name_format=_NAMES,  # pyright: ignore
         preservation_policy=ocp.training.preservation_policies.LatestN(keep),  # pyright: ignore
         save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # pyright: ignore
         cleanup_tmp_directories=True,
     )
+    try:
+        yield checkpointer
+    except BaseException:
+        # close() raises the error of a failed save once more, in place of our sentence.
+        with contextlib.suppress(OSError, ValueError):
+            checkpointer.close()
+        raise
+    checkpointer.close()
 
 
 def latest_step(checkpointer: ocp.training.Checkpointer) -> int | None:
