@@ -17,6 +17,7 @@ from apache_beam.ml.inference.base import RunInference
 from beam_pipelines import execution
 from beam_pipelines.execution import BeamConfig
 from beam_pipelines.handler import Shard, ShardHandler, ShardOutput, Task
+from beam_pipelines.progress import shard_progress
 from humpback_jax import records
 from humpback_jax.errors import UserError
 from humpback_jax.records import Reject
@@ -74,7 +75,8 @@ def run_stage(
     if todo:
         logging.info("stage %s: %d shards to do", job.stage.name, len(todo))
         build = _pipeline(job, todo, fingerprint, beam_config)
-        execution.run_pipeline(build, beam_config)
+        with shard_progress(job.stage, len(job.source.markers())):
+            execution.run_pipeline(build, beam_config)
     counts = job.stage.counts()
     job.stage.finish(counts, job.stage.shards_digest(), time.monotonic() - start)
     logging.info("stage %s: %s", job.stage.name, counts)

@@ -10,6 +10,7 @@ import apache_beam as beam
 from etils import epath
 
 from beam_pipelines.execution import BeamConfig, run_pipeline
+from beam_pipelines.progress import shard_progress
 from humpback_jax.corpus.filters import SegmentFilters, node_id, select
 from humpback_jax.corpus.html import PageError
 from humpback_jax.corpus.segments import HeaderNode, page_headers
@@ -156,7 +157,8 @@ def extract(
             | "Extract" >> beam.ParDo(step)
         )
 
-    run_pipeline(build, beam_config)
+    with shard_progress(stage, len(files), EXTRACTED):
+        run_pipeline(build, beam_config)
 
 
 def _manifest_path(stage: StageDir) -> epath.Path:

@@ -5,11 +5,12 @@
 --gin_search_paths=configs,more       where else to look for files
 """
 
+import dataclasses
 import importlib
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import gin
 
@@ -39,9 +40,10 @@ _MODULES = (
 _INCLUDE = re.compile(r"""^include\s+['"](.+?)['"]\s*(?:#.*)?$""", re.MULTILINE)
 _MACRO = re.compile(r"^([A-Z][A-Z0-9_]*)\s*=", re.MULTILINE)
 _REFERENCE = re.compile(r"%([A-Z][A-Z0-9_]*)")
+_GIN_ERRORS = (ValueError, SyntaxError, TypeError, RuntimeError)
 
-# models/ knows no gin, so its configuration is registered here.
-gin.external_configurable(LlamaConfig, module="humpback_jax")
+# models/ knows no gin, so its configuration is registered here; gin makes a subclass of it.
+_BoundLlamaConfig = gin.external_configurable(LlamaConfig, "LlamaConfig", module="humpback_jax")
 
 
 def package_configs() -> pathlib.Path:
@@ -65,10 +67,18 @@ def parse(
     _check_macros(bindings, "\n".join(texts))
     gin.clear_config()
     try:
-        for text in (*texts, *bindings):
+        for text in texts:
             gin.parse_config(text)
-    except (ValueError, SyntaxError, TypeError, RuntimeError) as error:
+    except _GIN_ERRORS as error:
         raise UsageError(f"the gin configuration cannot be read: {_first_line(error)}") from error
+    for binding in bindings:
+        try:
+            gin.parse_config(binding)
+        except _GIN_ERRORS as error:
+            raise UsageError(
+                f"--gin.{binding} cannot be read ({_reason(error)}): correct it; text stands "
+                "in quotes of its own, as in --gin.NAME='\"text\"'"
+            ) from error
 
 
 def _with_includes(name: str, paths: Sequence[pathlib.Path], within: tuple[str, ...]) -> str:
@@ -82,7 +92,10 @@ def _with_includes(name: str, paths: Sequence[pathlib.Path], within: tuple[str, 
         raise UsageError(
             f"{path} includes itself through {' -> '.join(within)}: remove one of them"
         )
-    text = pathlib.Path(path).read_text()
+    try:
+        text = pathlib.Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read ({error}): give a gin file in UTF-8") from error
     return _INCLUDE.sub(lambda found: _with_includes(found[1], paths, (*within, path)), text)
 
 
@@ -116,7 +129,9 @@ def build(cls: type[T], scope: str = "") -> T:
     """
     try:
         with gin.config_scope(scope or None):
-            return cls()
+            built = cls()
+            _check_required(built)
+            return built
     except UsageError as error:
         raise UsageError(_first_line(error)) from error  # gin appends lines of its own
     except (TypeError, RuntimeError, ValueError) as error:
@@ -124,6 +139,29 @@ def build(cls: type[T], scope: str = "") -> T:
         raise UsageError(
             f"{cls.__name__}{where} cannot be configured: {_first_line(error)}"
         ) from error
+
+
+def _check_required(built: Any) -> None:
+    """A macro that is left at gin.REQUIRED reaches the class as an object like any other."""
+    fields = dataclasses.fields(built) if dataclasses.is_dataclass(built) else ()
+    missing = [f.name for f in fields if getattr(built, f.name) is gin.REQUIRED]
+    if missing:
+        parameters = (f"{type(built).__name__}.{name}" for name in missing)
+        names = [str(gin.query_parameter(name)).removeprefix("%") for name in parameters]
+        flags = " ".join(f"--gin.{name}=..." for name in names)
+        raise UsageError(f"{', '.join(names)} must be given: add {flags} or bind it in a gin file")
+
+
+def build_llama() -> LlamaConfig:
+    """Constructs the shape of a model that is to be pretrained, as `build` does."""
+    bound = build(cast(type[LlamaConfig], _BoundLlamaConfig))
+    return LlamaConfig(**{f.name: getattr(bound, f.name) for f in dataclasses.fields(bound)})
+
+
+def _reason(error: BaseException) -> str:
+    """Returns what gin says of a binding, but for the syntax tree that Python prints."""
+    line = _first_line(error)
+    return "its value is no Python literal" if line.startswith("malformed node") else line
 
 
 def _first_line(error: BaseException) -> str:

@@ -25,7 +25,7 @@ def augment(context: Context) -> None:
         configuration.build(SamplingConfig, "augment"),
         configuration.build(LeakConfig),
         configuration.build(BeamConfig),
-        configuration.build(MeshConfig),
+        configuration.build(MeshConfig, "augment"),
     )
 
 
@@ -45,5 +45,5 @@ def curate(context: Context, iteration: int) -> None:
         configuration.build(EngineConfig, "curate"),
         configuration.build(RatingConfig, f"curate{iteration}"),
         configuration.build(BeamConfig),
-        configuration.build(MeshConfig),
+        configuration.build(MeshConfig, "curate"),
     )

@@ -77,22 +77,24 @@ def _run(arguments: Sequence[str]) -> None:
     search = [path for path in options.gin_search_paths.split(",") if path]
     configuration.parse(options.gin_file, bindings, search)
     context = Context(configuration.build(Recipe))
+    name = "" if options.command == "run" else _stage_name(options, context.recipe)
     loop.open_run(context)
-    if options.command == "run":
-        loop.run(context)
+    if name:
+        loop.run_stage(context, name)
     else:
-        loop.run_stage(context, _stage_name(options, context.recipe))
+        loop.run(context)
 
 
 def _stage_name(options: argparse.Namespace, recipe) -> str:
     """Returns the stage that a single command means, if the recipe has it."""
-    name = options.command
+    name, kind, known = options.command, "stage", (*recipe.stages, "world", "pretrain")
     if name == "train":
-        name = options.model
+        name, kind, known = options.model, "model", recipe.models
     elif name == "curate":
         name = f"curate{options.iteration}"
-    if name not in recipe.stages and name not in ("world", "pretrain"):
-        raise UsageError(f"the recipe has no stage '{name}' (it has {', '.join(recipe.stages)})")
+    if name not in known:
+        listed = ", ".join(recipe.models if kind == "model" else recipe.stages)
+        raise UsageError(f"the recipe has no {kind} '{name}' (it has {listed})")
     return name
 
 

@@ -76,6 +76,11 @@ class Recipe:
         return tuple(f"M{i}" for i in range(self.iterations + 1))
 
     @property
+    def models(self) -> tuple[str, ...]:
+        """Every model that the run finetunes."""
+        return (BACKWARD, *self.forward_models, *self.arms)
+
+    @property
     def evaluated(self) -> tuple[str, ...]:
         return self.evaluate or (*self.forward_models, *self.arms)
 

@@ -12,7 +12,6 @@ from humpback_jax.data.tokenizer import Tokenizer, train_tokenizer
 from humpback_jax.errors import UserError
 from humpback_jax.method import mixtures
 from humpback_jax.method.selection import SelectionConfig, select
-from humpback_jax.models.config import LlamaConfig
 from humpback_jax.rundir import Counts, StageDir
 from humpback_jax.train.config import TrainConfig
 from humpback_jax.train.optimizer import OptimizerConfig
@@ -27,7 +26,7 @@ def pretrain(context: Context) -> None:
     plan = configuration.build(Pretraining)
     config = configuration.build(TrainConfig, "pretrain")
     optimizer = configuration.build(OptimizerConfig, "pretrain")
-    llama = configuration.build(LlamaConfig)
+    llama = configuration.build_llama()
     text, given = recipe.path(plan.text), recipe.path(plan.tokenizer)
     inputs = {"text": input_digest(text)} if text else context.digests("segment")
     if given:
@@ -209,6 +208,8 @@ def _parts(context, name, examples, tokenizer, config):
 
 
 def _train(context, stage, llama, params, tokenizer, eos_ids, parts, config, optimizer):
+    """Trains in the stage's folder, which is laid out as T5X's MODEL_DIR."""
+    rundir.write_atomic(stage.path / "config.gin", configuration.config_text())
     # The trainer brings TensorFlow with it, which no other stage needs.
     from humpback_jax.train.trainer import Run, train
 

@@ -21,7 +21,8 @@ FLOORS = (
     tuple(f"humpback_jax.{name}" for name in ("data", "checkpoints", "partitioning", "corpus")),
     ("humpback_jax.models",),
     tuple(
-        f"humpback_jax.{name}" for name in ("rundir", "records", "prompts", "errors", "configurable")
+        f"humpback_jax.{name}"
+        for name in ("rundir", "records", "prompts", "errors", "configurable")
     ),
 )
 # What the maths must not know: configuration files, pipelines, checkpoints, files.

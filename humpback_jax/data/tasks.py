@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import seqio
@@ -151,11 +152,11 @@ class BatchIterator(Iterator[Batch]):
             loss_on_targets_only=True, pack=pack, bos_id=bos_id + 1
         )
         self._taken = 0
-        self._iterator: Iterator[Batch] | None = None
+        self._iterator: Any = None
 
     def __next__(self) -> Batch:
         if self._iterator is None:
-            self._iterator = iter(self._batches().skip(self._taken).as_numpy_iterator())
+            self._iterator = self._batches().skip(self._taken).as_numpy_iterator()
         self._taken += 1
         return _to_model(next(self._iterator))
 

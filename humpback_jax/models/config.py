@@ -78,7 +78,8 @@ class LlamaConfig:
             raise UsageError(f"LlamaConfig.remat = {self.remat!r}: choose one of {REMAT_POLICIES}")
         if not 0 <= self.dropout_rate < 1:
             raise UsageError(f"LlamaConfig.dropout_rate = {self.dropout_rate} is not in [0, 1)")
-        jnp.dtype(self.dtype), jnp.dtype(self.param_dtype)
+        for name in (self.dtype, self.param_dtype):
+            jnp.dtype(name)  # raises TypeError for a name that is none
 
     @property
     def num_parameters(self) -> int:

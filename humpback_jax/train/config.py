@@ -5,6 +5,14 @@ import dataclasses
 from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
 
+_AT_LEAST_ONE = (
+    "train_steps",
+    "batch_size",
+    "checkpoint_period",
+    "log_period",
+    "keep_checkpoints",
+)
+
 
 @configurable
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +47,15 @@ class TrainConfig:
     replay_rate: float = 0.0
 
     def __post_init__(self):
-        if self.train_steps < 1 or self.batch_size < 1:
+        for name in _AT_LEAST_ONE:
+            if getattr(self, name) < 1:
+                raise UsageError(
+                    f"TrainConfig.{name} is {getattr(self, name)}: it must be at least 1"
+                )
+        lengths = self.feature_lengths
+        if set(lengths) != {"inputs", "targets"} or lengths["inputs"] < 0 or lengths["targets"] < 1:
             raise UsageError(
-                f"TrainConfig has {self.train_steps} steps of {self.batch_size} rows: both must be "
-                "at least 1"
-            )
-        if set(self.feature_lengths) != {"inputs", "targets"}:
-            raise UsageError(
-                f"TrainConfig.feature_lengths = {self.feature_lengths}: give 'inputs' and 'targets'"
+                f"TrainConfig.feature_lengths = {lengths}: give 'inputs' and, at least 1, 'targets'"
             )
         if not 0 <= self.replay_rate < 1:
             raise UsageError(f"TrainConfig.replay_rate = {self.replay_rate} is not in [0, 1)")

@@ -1,10 +1,8 @@
-"""What a training run tells: train/metrics.jsonl and a line of progress."""
+"""What a training run tells: train/metrics.jsonl."""
 
 import json
-import sys
 import time
 
-import tqdm
 from etils import epath
 
 from humpback_jax import rundir
@@ -33,23 +31,3 @@ def read_metrics(model_dir: epath.PathLike) -> list[dict[str, float]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-class Progress:
-    """A bar on a terminal; elsewhere a plain line for about every tenth of the steps."""
-
-    def __init__(self, name: str, steps: int, first: int):
-        self._name, self._steps, self._shown = name, steps, first
-        terminal = sys.stderr.isatty()
-        self._bar = tqdm.tqdm(total=steps, initial=first, desc=name, disable=not terminal)
-        self._plain = not terminal
-
-    def show(self, step: int, row: dict[str, float]) -> None:
-        self._bar.set_postfix(loss=f"{row['loss']:.3f}")
-        self._bar.update(step - self._bar.n)
-        if self._plain and (step - self._shown >= self._steps / 10 or step == self._steps):
-            self._shown = step
-            print(f"{self._name}: step {step}/{self._steps}, loss {row['loss']:.4f}", flush=True)
-
-    def close(self) -> None:
-        self._bar.close()

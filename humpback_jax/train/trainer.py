@@ -16,9 +16,10 @@ from humpback_jax.data.tasks import BatchIterator, Part, make_mixture
 from humpback_jax.data.tokenizer import Tokenizer
 from humpback_jax.errors import UsageError, UserError
 from humpback_jax.models.config import LlamaConfig
+from humpback_jax.progress import Progress
 from humpback_jax.train import step as train_step
 from humpback_jax.train.config import TrainConfig
-from humpback_jax.train.log import MetricsLog, Progress
+from humpback_jax.train.log import MetricsLog
 from humpback_jax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 
 
@@ -69,9 +70,12 @@ def train(run: Run, config: TrainConfig, optimizer_config: OptimizerConfig) -> b
             batches.restore(data)
         step_fn = train_step.make_train_step(llama, optimizer, run.mesh, config.seed)
         schedule = make_schedule(optimizer_config, config.train_steps)
-        state = start
-        for step, state in _steps(run, config, start, latest or 0, step_fn, schedule, batches):
-            orbax.save(checkpointer, step, state, batches.state())
+        state, first = start, latest or 0
+        with Progress(run.model_dir.name, config.train_steps, first) as progress:
+            for step, state in _steps(
+                run, config, start, first, step_fn, schedule, batches, progress
+            ):
+                orbax.save(checkpointer, step, state, batches.state())
     fingerprint = orbax.digest(state.params)
     checkpoint = f"checkpoint_{config.train_steps}"
     card = bundle.ModelCard(run.llama, run.eos_ids, fingerprint, checkpoint)
@@ -87,10 +91,10 @@ def _steps(
     step_fn: train_step.StepFn,
     schedule: optax.Schedule,
     batches: BatchIterator,
+    progress: Progress,
 ) -> Iterator[tuple[int, train_step.TrainState]]:
     """Trains from step `first` on, logs, and yields (step, state) whenever one is to be saved."""
     log = MetricsLog(run.model_dir, first)
-    progress = Progress(run.model_dir.name, config.train_steps, first)
     pending: list[dict[str, jax.Array]] = []
     for step in range(first + 1, config.train_steps + 1):
         state, metrics = step_fn(state, _place(next(batches), run.mesh))
@@ -100,11 +104,10 @@ def _steps(
             row = _summarise(step, pending, float(np.asarray(schedule(step - 1))))
             _check_finite(row, run.model_dir)
             log.write(row)
-            progress.show(step, row)
+            progress.update(step, f"loss {row['loss']:.4f}")
             pending = []
         if saving:
             yield step, state
-    progress.close()
 
 
 def _check_batch(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:

@@ -11,20 +11,20 @@ import pytest
 
 DRIVER = pathlib.Path(__file__).parent / "killed_run.py"
 # Stage -> the write at which it is killed. The first two are config.json and running.json; a
-# training's third is model-info.txt, then come examples, metrics and checkpoints in turn.
+# training's eighth is the metrics of step 3, when the checkpoint of step 2 is there.
 KILLS = {
     "world": 4,
     "segment": 6,
     "seed": 3,
     "base": 3,
-    "Myx": 7,
+    "Myx": 8,
     "augment": 5,
-    "M0": 7,
+    "M0": 8,
     "curate1": 5,
-    "M1": 7,
+    "M1": 8,
     "curate2": 5,
-    "M2": 7,
-    "uncurated": 7,
+    "M2": 8,
+    "uncurated": 8,
     "evaluate": 4,
     "report": 3,
 }

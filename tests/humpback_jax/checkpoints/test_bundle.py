@@ -21,7 +21,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def their_folder(tmp_path_factory, tokenizer):
-    """Returns a Hugging Face folder with a scaled RoPE, whose vocabulary has room for the pieces."""
+    """Returns a Hugging Face folder with scaled RoPE and room for the pieces."""
     folder = tmp_path_factory.mktemp("hf")
     llama_variants.write_folder("llama3_rope", folder)
     model = huggingface.read_model(folder)
@@ -152,9 +152,7 @@ def test_a_tokenizer_of_another_model_is_refused(our_folder, their_folder, tmp_p
     config = bundle.read_card(our_folder).config
     bundle.check_vocabulary(tokenizer, config, "here")
     small = dataclasses.replace(config, vocab_size=tokenizer.vocab_size - 1)
-    _refused(
-        lambda: bundle.check_vocabulary(tokenizer, small, "here"), "here", "280 pieces", "279"
-    )
+    _refused(lambda: bundle.check_vocabulary(tokenizer, small, "here"), "here", "280 pieces", "279")
     shutil.copytree(their_folder, tmp_path / "copy")
     (tmp_path / "copy" / MODEL_NAME).write_bytes(
         train_tokenizer(["the cat sat on a mat of another colour"] * 3, 290).model
