@@ -111,14 +111,18 @@ def _find(name: str, paths: Sequence[pathlib.Path]) -> pathlib.Path:
 
 def _check_macros(bindings: Sequence[str], text: str) -> None:
     """Gin takes any new name as a macro, so a typing error would change nothing, silently."""
-    known = {*_MACRO.findall(text), *_REFERENCE.findall(text)}
-    for binding in bindings:
-        name = binding.split("=")[0].strip()
-        if "." not in name and name not in known:
+    references = set(_REFERENCE.findall("\n".join([text, *bindings])))
+    known = {*_MACRO.findall(text), *references}
+    given = {binding.split("=")[0].strip() for binding in bindings}
+    for name in sorted(given - known):
+        if "." not in name:
             listed = ", ".join(sorted(known)) or "none"
             raise UsageError(
                 f"'{name}' is no macro of the gin files (they have {listed}): correct --gin.{name}"
             )
+    if undefined := references - {*_MACRO.findall(text), *given}:
+        names = ", ".join(sorted(undefined))
+        raise UsageError(f"the gin files use {names} but nothing defines it: add --gin.NAME=VALUE")
 
 
 def build(cls: type[T], scope: str = "") -> T:

@@ -101,7 +101,7 @@ def _stage_name(options: argparse.Namespace, recipe) -> str:
 def _quiet_libraries() -> None:
     """Silences what libraries say about themselves: nothing in it can be acted on."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     noise = ("apitools not found", "Resource module is not available")  # Beam without [gcp]
     logging.getLogger().addFilter(lambda record: not record.getMessage().startswith(noise))
 

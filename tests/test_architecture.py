@@ -22,7 +22,7 @@ FLOORS = (
     ("humpback_jax.models",),
     tuple(
         f"humpback_jax.{name}"
-        for name in ("rundir", "records", "prompts", "errors", "configurable")
+        for name in ("rundir", "records", "prompts", "progress", "errors", "configurable")
     ),
 )
 # What the maths must not know: configuration files, pipelines, checkpoints, files.

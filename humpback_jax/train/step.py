@@ -93,7 +93,7 @@ def make_train_step(
         grads, metrics = jax.grad(objective, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         metrics["non_padding"] = (batch["decoder_segment_ids"] > 0).mean()
         return TrainState(state.step + 1, params, opt_state), metrics
 

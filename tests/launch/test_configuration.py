@@ -245,3 +245,11 @@ def test_the_order_of_the_stages():
     )
     assert recipe.evaluated == ("M0", "M1", "plain")
     assert dataclasses.replace(recipe, evaluate=("M1",)).evaluated == ("M1",)
+
+
+def test_a_macro_that_is_used_but_not_defined(tmp_path):
+    path = tmp_path / "x.gin"
+    path.write_text("Recipe.run_dir = %SOMEWHERE\n")
+    with pytest.raises(UsageError, match="use SOMEWHERE but nothing defines it"):
+        configuration.parse([str(path)], [])
+    configuration.parse([str(path)], ["SOMEWHERE='here'"])

@@ -166,8 +166,7 @@ def test_texts_are_cut_into_pieces(tokenizer, length):
         assert len(pieces) == 3
 
 
-@pytest.mark.parametrize("pack", [True, False])
-@pytest.mark.parametrize("after", [0, 3])
+@pytest.mark.parametrize(("pack", "after"), [(True, 3), (False, 0)])
 def test_a_restored_iterator_gives_the_same_batches(pack, after):
     options = {"pack": pack, "rows": 2, "eos_part": Part("two", _numbered(7, 60), 0.5)}
     iterator = _iterator(_numbered(9), **options)
