@@ -92,7 +92,10 @@ def input_digest(path: str) -> str:
     place = epath.Path(path)
     if not place.exists():
         raise UserError(f"there is no {path}: correct the path in the gin file or on the command")
-    files = sorted(p for p in place.iterdir() if p.is_file()) if place.is_dir() else [place]
+    files = [place]
+    if place.is_dir():
+        # What a killed write leaves behind has a hidden name.
+        files = sorted(p for p in place.iterdir() if p.is_file() and p.name[0] != ".")
     return rundir.fingerprint([(os.path.basename(f), _sha256(f)) for f in files])
 
 

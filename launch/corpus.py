@@ -26,8 +26,8 @@ def world(context: Context) -> None:
         documents = pretraining.documents(make_world(config), text, stop=amount.documents)
         rows = records.to_jsonl({"text": document} for document in documents)
         rundir.write_atomic(stage.path / "pretraining.jsonl", rows)
-        files = [path for path in stage.path.iterdir() if path.suffix == ".jsonl"]
-        digests = [input_digest(str(path)) for path in sorted([*files, stage.path / "corpus"])]
+        names = ("corpus", "seed.jsonl", "questions.jsonl", "labels.jsonl", "pretraining.jsonl")
+        digests = [input_digest(str(stage.path / name)) for name in names]
         return Outcome(Counts(1, 1), rundir.fingerprint(digests))
 
     context.run("world", {"world": config, "text": text, "amount": amount}, {}, work)
