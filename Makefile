@@ -1,4 +1,4 @@
-# The commands of this project. `make quickstart` needs nothing but Python 3.11 or 3.12.
+# The commands of this project. `make quickstart` needs nothing but Python 3.11 or later.
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' \
-	  --constraint requirements/python$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
+	  --constraint $$($(BIN)/python -c 'import sys; print("requirements/python3.%d.txt" % min(sys.version_info[1], 12))')
 	touch $@
 
 quickstart: install

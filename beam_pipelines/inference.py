@@ -71,11 +71,11 @@ def run_stage(
     if job.stage.is_done():
         return Counts(**job.stage.summary()["counts"])
     start = time.monotonic()
-    todo = job.stage.todo(len(job.source.markers()), fingerprint)
+    todo = job.stage.todo(job.source.num_done(), fingerprint)
     if todo:
         logging.info("stage %s: %d shards to do", job.stage.name, len(todo))
         build = _pipeline(job, todo, fingerprint, beam_config)
-        with shard_progress(job.stage, len(job.source.markers())):
+        with shard_progress(job.stage, job.source.num_done()):
             execution.run_pipeline(build, beam_config)
     counts = job.stage.counts()
     job.stage.finish(counts, job.stage.shards_digest(), time.monotonic() - start)

@@ -17,10 +17,10 @@ def shard_progress(stage: StageDir, total: int, folder: str = "shards") -> Itera
 
     def watch(progress: Progress) -> None:
         while not ended.wait(_SECONDS):
-            progress.update(len(stage.markers(folder)))
-        progress.update(len(stage.markers(folder)))
+            progress.update(stage.num_done(folder))
+        progress.update(stage.num_done(folder))
 
-    with Progress(stage.name, total, len(stage.markers(folder)), unit="shard") as progress:
+    with Progress(stage.name, total, stage.num_done(folder), unit="shard") as progress:
         thread = threading.Thread(target=watch, args=(progress,), daemon=True)
         thread.start()
         try:

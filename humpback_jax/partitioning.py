@@ -33,7 +33,7 @@ RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
 @configurable
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How many devices each mesh axis takes; -1 for `data` takes what is left.
+    """How many devices each mesh axis takes; -1, for `data` or `fsdp`, takes what is left.
 
     Attributes:
       data: replicas that split the batch.
@@ -46,8 +46,11 @@ class MeshConfig:
     tensor: int = 1
 
     def __post_init__(self):
-        if self.fsdp < 1 or self.tensor < 1 or (self.data < 1 and self.data != -1):
-            raise UsageError(f"{self} is no mesh: every axis takes at least one device")
+        rest = (self.data, self.fsdp).count(-1)
+        if self.tensor < 1 or any(n < 1 and n != -1 for n in (self.data, self.fsdp)) or rest > 1:
+            raise UsageError(
+                f"{self} is no mesh: every axis takes at least one device, and -1 stands once"
+            )
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
@@ -57,14 +60,15 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
       UsageError: the device count is not the product of the axes.
     """
     devices = devices if devices is not None else jax.devices()
-    inner = config.fsdp * config.tensor
-    data = config.data if config.data != -1 else max(1, len(devices) // inner)
-    if data * inner != len(devices):
+    given = config.data * config.fsdp * config.tensor
+    rest = max(1, len(devices) // -given) if given < 0 else 1
+    data, fsdp = (rest if n == -1 else n for n in (config.data, config.fsdp))
+    if data * fsdp * config.tensor != len(devices):
         raise UsageError(
             f"the mesh data={config.data} fsdp={config.fsdp} tensor={config.tensor} does not "
             f"divide the {len(devices)} devices at hand: bind MeshConfig to a product that does"
         )
-    shape = (data, config.fsdp, config.tensor)
+    shape = (data, fsdp, config.tensor)
     return Mesh(np.asarray(devices).reshape(shape), ("data", "fsdp", "tensor"))
 
 

@@ -107,6 +107,16 @@ def shard_name(index: int) -> str:
     return f"part-{index:05d}"
 
 
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # it belongs to somebody else
+    return True
+
+
 class StageDir:
     """The folder of one stage in a run directory.
 
@@ -154,7 +164,7 @@ class StageDir:
         else:
             write_json(path, plain)
         if not self.is_done():
-            write_json(self.path / "running.json", {"pid": os.getpid(), "host": platform.node()})
+            self._claim()
         return fingerprint(plain)
 
     def _has_work(self) -> bool:
@@ -162,20 +172,22 @@ class StageDir:
         return any(p.name not in ("config.json", "running.json") for p in self.path.iterdir())
 
     def is_running(self) -> bool:
-        """Returns whether the process that began the stage still lives, as far as can be seen."""
+        """Returns whether the process that began the stage lives; on another host it may."""
+        owner = self._read_owner()
+        return owner is not None and (owner["host"] != platform.node() or _lives(owner["pid"]))
+
+    def _read_owner(self) -> dict[str, Any] | None:
         path = self.path / "running.json"
-        if not path.exists():
-            return False
-        owner = json.loads(path.read_text())
-        if owner["host"] != platform.node():
-            return True
-        try:
-            os.kill(owner["pid"], 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def _claim(self) -> None:
+        """Writes who works on the stage; raises UserError if another process of this host does."""
+        owner, here = self._read_owner(), {"pid": os.getpid(), "host": platform.node()}
+        if owner and owner != here and owner["host"] == here["host"] and _lives(owner["pid"]):
+            raise UserError(
+                f"{self.path} is being worked on by process {owner['pid']}: wait for it or end it"
+            )
+        write_json(self.path / "running.json", here)
 
     def finish(self, counts: Counts, digest: str, seconds: float, **extra: Any) -> None:
         """Checks conservation and writes stage.json, after which the stage is done."""
@@ -229,6 +241,10 @@ class StageDir:
         """Returns the done markers of all finished shards, in order of their index."""
         paths = sorted((self.path / folder).glob("part-*.done.json"))
         return [json.loads(path.read_text()) for path in paths]
+
+    def num_done(self, folder: str = "shards") -> int:
+        """Returns how many shards are finished, without reading their markers."""
+        return sum(1 for _ in (self.path / folder).glob("part-*.done.json"))
 
     def counts(self, folder: str = "shards") -> Counts:
         """Returns the sum of the finished shards' counts."""

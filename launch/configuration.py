@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import pathlib
 import re
+import typing
 from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
@@ -135,10 +136,11 @@ def build(cls: type[T], scope: str = "") -> T:
         with gin.config_scope(scope or None):
             built = cls()
             _check_required(built)
+            _check_scalars(built)
             return built
     except UsageError as error:
         raise UsageError(_first_line(error)) from error  # gin appends lines of its own
-    except (TypeError, RuntimeError, ValueError) as error:
+    except (TypeError, RuntimeError, ValueError, AttributeError) as error:
         where = f" in scope '{scope}'" if scope else ""
         raise UsageError(
             f"{cls.__name__}{where} cannot be configured: {_first_line(error)}"
@@ -154,6 +156,18 @@ def _check_required(built: Any) -> None:
         names = [str(gin.query_parameter(name)).removeprefix("%") for name in parameters]
         flags = " ".join(f"--gin.{name}=..." for name in names)
         raise UsageError(f"{', '.join(names)} must be given: add {flags} or bind it in a gin file")
+
+
+def _check_scalars(built: Any) -> None:
+    """Raises UsageError for a field that should be text or a number and is something else."""
+    hints = typing.get_type_hints(type(built))
+    for field in dataclasses.fields(built):
+        value, wanted = getattr(built, field.name), hints[field.name]
+        accepted = {str: str, int: int, float: (int, float), bool: bool}.get(wanted)
+        if accepted is not None and not isinstance(value, accepted):
+            raise UsageError(
+                f"{type(built).__name__}.{field.name} is {value!r}: give a {wanted.__name__}"
+            )
 
 
 def build_llama() -> LlamaConfig:

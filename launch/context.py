@@ -82,7 +82,7 @@ def command_of(stage: str) -> str:
     alone = {"world", "segment", "seed", "pretrain", "base", "augment", "evaluate", "report"}
     if stage in alone:
         return stage
-    if stage.startswith("curate"):
+    if stage.startswith("curate") and stage.removeprefix("curate").isdigit():
         return f"curate --iteration={stage.removeprefix('curate')}"
     return f"train --model={stage}"
 
@@ -90,8 +90,10 @@ def command_of(stage: str) -> str:
 def input_digest(path: str) -> str:
     """Returns the digest of an input file or folder; raises UserError when there is none."""
     place = epath.Path(path)
-    if not place.exists():
-        raise UserError(f"there is no {path}: correct the path in the gin file or on the command")
+    if not path or not place.exists():
+        raise UserError(
+            f"there is no {path or 'input'}: correct the path in the gin file or on the command"
+        )
     files = [place]
     if place.is_dir():
         # What a killed write leaves behind has a hidden name.

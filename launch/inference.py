@@ -26,6 +26,7 @@ def augment(context: Context) -> None:
         configuration.build(LeakConfig),
         configuration.build(BeamConfig),
         configuration.build(MeshConfig, "augment"),
+        context.recipe.inference_dtype or None,
     )
 
 
@@ -46,4 +47,5 @@ def curate(context: Context, iteration: int) -> None:
         configuration.build(RatingConfig, f"curate{iteration}"),
         configuration.build(BeamConfig),
         configuration.build(MeshConfig, "curate"),
+        context.recipe.inference_dtype or None,
     )

@@ -25,23 +25,31 @@ _STAGES = {
 def run_stage(context: Context, name: str) -> None:
     """Runs one stage by its name: one of the fixed ones, "curate2", or a forward model's."""
     done = context.stage(name).is_done()
-    if name in _STAGES:
+    if name in context.recipe.models and name != BACKWARD:
+        importlib.import_module("launch.training").forward(context, name)
+    elif name in _STAGES:
         module, function = _STAGES[name]
         getattr(importlib.import_module(module), function)(context)
-    elif name.startswith("curate"):
+    else:
         inference = importlib.import_module("launch.inference")
         inference.curate(context, int(name.removeprefix("curate")))
-    else:
-        importlib.import_module("launch.training").forward(context, name)
+    configuration_path = context.stage(name).path / "config.gin"
+    if not configuration_path.exists():
+        rundir.write_atomic(configuration_path, configuration.config_text())
     summary = context.stage(name).summary()
     counts = rundir.Counts(**summary["counts"])
     outcome = "done already" if done else f"done in {summary['seconds']:.0f} s"
     print(f"{name}: {counts}; {outcome}", flush=True)
 
 
-def open_run(context: Context) -> None:
-    """Writes what a run directory says of itself: the configuration and the order of stages."""
+def describe_run(context: Context, anew: bool = False) -> None:
+    """Writes what a run directory says of itself: the configuration and the order of stages.
+
+    What an earlier command wrote stays, unless `anew`: a stage may still refuse this configuration.
+    """
     root = context.recipe.root
+    if (root / rundir.ORDER_NAME).exists() and not anew:
+        return
     rundir.write_atomic(root / "config.gin", configuration.config_text())
     rundir.write_json(root / rundir.ORDER_NAME, context.recipe.stages)
 
@@ -51,4 +59,5 @@ def run(context: Context) -> None:
     root = context.recipe.root
     for name in context.recipe.stages:
         run_stage(context, name)
+    describe_run(context, anew=True)
     print(f"report: {root / 'report' / 'index.html'}", flush=True)

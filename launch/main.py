@@ -78,7 +78,7 @@ def _run(arguments: Sequence[str]) -> None:
     configuration.parse(options.gin_file, bindings, search)
     context = Context(configuration.build(Recipe))
     name = "" if options.command == "run" else _stage_name(options, context.recipe)
-    loop.open_run(context)
+    loop.describe_run(context)
     if name:
         loop.run_stage(context, name)
     else:

@@ -29,11 +29,12 @@ class Recipe:
       arms: further models to train for comparison, each configured under its name as scope.
       evaluate: names of the models to evaluate; () means M0 to the last M and the arms.
       world: write the microworld's files into {run_dir}/world first.
-      pretrain: train the base model in this run (PretrainStage), for trials without a LLaMA.
+      pretrain: train the base model in this run (Pretraining), for trials without a LLaMA.
       questions: microworld questions (JSONL) that measure a model's accuracy.
       labels: microworld labels (JSONL) that measure curation.
       prompts: JSONL of {instruction} that every evaluated model answers, for the report.
       replay: JSONL of {text}, the base's pretraining text, for TrainConfig.replay_rate.
+      inference_dtype: of inference, "bfloat16" on TPU and GPU; "" keeps the model's.
     """
 
     run_dir: str
@@ -50,6 +51,7 @@ class Recipe:
     labels: str = ""
     prompts: str = ""
     replay: str = ""
+    inference_dtype: str = ""
 
     def __post_init__(self):
         if self.num_shards < 1 or self.iterations < 0:
@@ -57,9 +59,15 @@ class Recipe:
                 f"Recipe has {self.num_shards} shards and {self.iterations} iterations: give at "
                 "least 1 shard and 0 iterations"
             )
-        reserved = {BACKWARD, *self.forward_models}
-        if clash := reserved.intersection(self.arms):
-            raise UsageError(f"Recipe.arms names {sorted(clash)}, which the loop trains itself")
+        for name in ("arms", "evaluate"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise UsageError(f"Recipe.{name} is {value!r}: write ({value!r},)")
+        clash = {"world", "pretrain", *self._loop}.intersection(self.arms)
+        if clash or len(set(self.arms)) < len(self.arms):
+            raise UsageError(
+                f"Recipe.arms is {self.arms}: name each arm once, and none as a stage of the loop"
+            )
 
     @property
     def root(self) -> epath.Path:
@@ -88,11 +96,16 @@ class Recipe:
     def stages(self) -> tuple[str, ...]:
         """The stages of the loop in the order in which they run."""
         before = ("world",) if self.world else ()
+        *loop, evaluate, report = self._loop
+        return (*before, *loop, *self.arms, evaluate, report)
+
+    @property
+    def _loop(self) -> tuple[str, ...]:
         base = ("pretrain", "base") if self.pretrain else ("base",)
         loop = ["segment", "seed", *base, BACKWARD, "augment", "M0"]
         for t in range(1, self.iterations + 1):
             loop += [f"curate{t}", f"M{t}"]
-        return (*before, *loop, *self.arms, "evaluate", "report")
+        return (*loop, "evaluate", "report")
 
 
 @configurable

@@ -40,6 +40,7 @@ def evaluate(context: Context) -> None:
         given = {
             name: _answers(context, stage, name, wanted, engine_config, sampling)
             for name in recipe.evaluated
+            if wanted
         }
         results: dict[str, Any] = {
             "accuracy": _accuracy(questions, given),
@@ -65,7 +66,9 @@ def _answers(
     """Returns a model's answer to each instruction, from its file if it is written already."""
     path = stage.path / "answers" / f"{name}.jsonl"
     if not path.exists():
-        model = bundle.load_model(context.stage(name).path, context.mesh)
+        model = bundle.load_model(
+            context.stage(name).path, context.mesh, context.recipe.inference_dtype or None
+        )
         engine = Engine(model.config, model.params, engine_config, model.eos_ids, context.mesh)
         rows = answers.answer(engine, model.tokenizer, context.prompts, wanted, sampling)
         rundir.write_atomic(path, records.to_jsonl(rows))

@@ -32,7 +32,7 @@ def _state(stage: StageDir) -> tuple[str, str]:
     if not (stage.path / "config.json").exists():
         return "left", ""
     state = "running" if stage.is_running() else "stopped"
-    shards = len(stage.markers())
+    shards = stage.num_done()
     if shards:
         return state, f"{'':10}  {shards} shards, {stage.counts()}"
     rows = read_metrics(stage.path)

@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 from etils import epath
 
 from humpback_jax import records, rundir
 from humpback_jax.checkpoints import bundle, huggingface, orbax
 from humpback_jax.data.tokenizer import Tokenizer, train_tokenizer
-from humpback_jax.errors import UserError
+from humpback_jax.errors import UsageError, UserError
 from humpback_jax.method import mixtures
 from humpback_jax.method.selection import SelectionConfig, select
 from humpback_jax.rundir import Counts, StageDir
@@ -23,6 +24,11 @@ from launch.recipe import BACKWARD, Arm, Pretraining
 def pretrain(context: Context) -> None:
     """Trains a base model from nothing and leaves it as a Hugging Face folder in Recipe.base."""
     recipe = context.recipe
+    if not recipe.base.startswith("{run_dir}/"):
+        raise UsageError(
+            f"BASE is {recipe.base}, where pretraining would write its model: leave it at "
+            "'{run_dir}/base_model', or set Recipe.pretrain = False to use that model"
+        )
     plan = configuration.build(Pretraining)
     config = configuration.build(TrainConfig, "pretrain")
     optimizer = configuration.build(OptimizerConfig, "pretrain")
@@ -46,10 +52,10 @@ def pretrain(context: Context) -> None:
         card = _train(
             context, stage, llama, None, tokenizer, (tokenizer.eos_id,), [part], config, optimizer
         )
-        export(stage.path, epath.Path(recipe.path(recipe.base)))
+        export(stage.path, epath.Path(recipe.path(recipe.base)), context.mesh)
         return Outcome(Counts(len(texts), len(texts)), card.fingerprint)
 
-    settings = {"train": config, "optimizer": optimizer, "llama": llama, "plan": plan}
+    settings = {"train": _decisive(config), "optimizer": optimizer, "llama": llama, "plan": plan}
     context.run("pretrain", settings, inputs, work)
 
 
@@ -71,6 +77,7 @@ def base(context: Context) -> None:
     inputs = context.digests("pretrain") if context.recipe.pretrain else {}
     huggingface.read_config(folder)
     tokenizer = Tokenizer.from_folder(folder)
+    source = huggingface.folder_digest(folder)
 
     def work(stage: StageDir) -> Outcome:
         model = huggingface.read_model(folder)
@@ -80,14 +87,15 @@ def base(context: Context) -> None:
         orbax.save_params(stage.path, 0, params)
         card = bundle.ModelCard(model.config, model.eos_ids, fingerprint, "checkpoint_0")
         bundle.write_card(stage.path, card, tokenizer)
-        return Outcome(Counts(1, 1), fingerprint)
+        # The same weights under another tokenizer or RoPE are another model.
+        return Outcome(Counts(1, 1), rundir.fingerprint([fingerprint, source]))
 
-    context.run("base", {"base": huggingface.folder_digest(folder)}, inputs, work)
+    context.run("base", {"base": source}, inputs, work)
 
 
-def export(model_folder: epath.Path, folder: epath.Path) -> None:
-    """Writes a model folder as a Hugging Face folder."""
-    model = bundle.load_model(model_folder)
+def export(model_folder: epath.Path, folder: epath.Path, mesh: jax.sharding.Mesh) -> None:
+    """Writes a model folder as a Hugging Face folder; leaves are gathered one by one."""
+    model = bundle.load_model(model_folder, mesh)
     huggingface.write_model(
         folder,
         model.config,
@@ -147,7 +155,13 @@ def _selected(
         selection = dataclasses.replace(selection, count=count)
     candidates = list(context.stage("augment").read(records.Candidate))
     ratings = list(context.stage(f"curate{iteration}").read(records.Rating))
-    return select(candidates, ratings, selection)
+    chosen = select(candidates, ratings, selection)
+    if not chosen:
+        raise UserError(
+            f"none of the {len(ratings)} ratings of curate{iteration} is kept: lower "
+            "SelectionConfig.threshold or set SelectionConfig.strategy = 'top'"
+        )
+    return chosen
 
 
 def _finetune(context: Context, name: str, make_examples, inputs, settings: dict[str, Any]) -> None:
@@ -155,8 +169,13 @@ def _finetune(context: Context, name: str, make_examples, inputs, settings: dict
     recipe = context.recipe
     config = configuration.build(TrainConfig, name)
     optimizer = configuration.build(OptimizerConfig, name)
-    settings = {**settings, "train": config, "optimizer": optimizer, "prompts": context.prompts}
+    settings |= {"train": _decisive(config), "optimizer": optimizer, "prompts": context.prompts}
     if config.replay_rate:
+        if not recipe.replay:
+            raise UsageError(
+                "TrainConfig.replay_rate needs a text: bind Recipe.replay to a JSONL of {text}, or "
+                "set the rate to 0"
+            )
         inputs = {**inputs, "replay": input_digest(recipe.path(recipe.replay))}
 
     def work(stage: StageDir) -> Outcome:
@@ -177,13 +196,18 @@ def _finetune(context: Context, name: str, make_examples, inputs, settings: dict
             optimizer,
         )
         if name == recipe.forward_models[-1]:
-            export(stage.path, stage.path / "hf")
+            export(stage.path, stage.path / "hf", context.mesh)
         counts = Counts(len(examples), len(examples) - too_long, {"too_long": too_long})
         augmented = sum(e.origin == "augmented" for e in examples)
         extra = {"augmented": augmented, "seed": len(examples) - augmented}
         return Outcome(counts, card.fingerprint, extra)
 
     context.run(name, settings, inputs, work)
+
+
+def _decisive(config: TrainConfig) -> TrainConfig:
+    """Returns what decides the result: how often a run saves and logs does not."""
+    return dataclasses.replace(config, checkpoint_period=1, log_period=1, keep_checkpoints=1)
 
 
 def _parts(context, name, examples, tokenizer, config):
@@ -209,7 +233,6 @@ def _parts(context, name, examples, tokenizer, config):
 
 def _train(context, stage, llama, params, tokenizer, eos_ids, parts, config, optimizer):
     """Trains in the stage's folder, which is laid out as T5X's MODEL_DIR."""
-    rundir.write_atomic(stage.path / "config.gin", configuration.config_text())
     # The trainer brings TensorFlow with it, which no other stage needs.
     from humpback_jax.train.trainer import Run, train
 

@@ -29,6 +29,8 @@ class TrainConfig:
       checkpoint_period: steps between checkpoints; the last step is always saved.
       log_period: steps between lines of train/metrics.jsonl.
       keep_checkpoints: how many of the newest are kept.
+      remat: what the backward pass recomputes, as LlamaConfig.remat; "full" for large models.
+      dtype: of the computation, "bfloat16" on TPU and GPU; "" keeps the base model's.
       replay_rate: share of the rows drawn from the base's own pretraining text, against
         forgetting in very small models; 0 as in the paper.
     """
@@ -44,6 +46,8 @@ class TrainConfig:
     checkpoint_period: int = 1000
     log_period: int = 10
     keep_checkpoints: int = 1
+    remat: str = "none"
+    dtype: str = ""
     replay_rate: float = 0.0
 
     def __post_init__(self):

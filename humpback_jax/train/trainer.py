@@ -52,8 +52,13 @@ def train(run: Run, config: TrainConfig, optimizer_config: OptimizerConfig) -> b
     Returns:
       The card of the model folder that `run.model_dir` then is.
     """
-    _check_batch(config, run.mesh)
-    llama = dataclasses.replace(run.llama, dropout_rate=config.dropout_rate)
+    _check_batch(config, run)
+    llama = dataclasses.replace(
+        run.llama,
+        dropout_rate=config.dropout_rate,
+        remat=config.remat,
+        dtype=config.dtype or run.llama.dtype,
+    )
     optimizer = make_optimizer(optimizer_config, config.train_steps)
     shardings = train_step.state_shardings(llama, optimizer, run.mesh)
     information = train_step.describe_parameters(llama, run.mesh)
@@ -110,8 +115,14 @@ def _steps(
             yield step, state
 
 
-def _check_batch(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+def _check_batch(config: TrainConfig, run: Run) -> None:
+    length = sum(config.feature_lengths.values())
+    if length > run.llama.max_length:
+        raise UsageError(
+            f"rows of {length} tokens are longer than the model's {run.llama.max_length}: lower "
+            "TASK_FEATURE_LENGTHS"
+        )
+    ways = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
     if config.batch_size % ways:
         raise UsageError(
             f"a batch of {config.batch_size} rows cannot be split over data x fsdp = {ways} "
@@ -164,5 +175,5 @@ def _check_finite(row: dict[str, float], model_dir: epath.Path) -> None:
     if not math.isfinite(row["loss"]) or not math.isfinite(row["grad_norm"]):
         raise UserError(
             f"{model_dir.name}: the loss is {row['loss']} at step {row['step']}: lower "
-            "OptimizerConfig.learning_rate and run again from the last checkpoint"
+            f"OptimizerConfig.learning_rate, delete {model_dir} and run again"
         )
