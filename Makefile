@@ -10,7 +10,7 @@ FAST := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=200000000000
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 
-.PHONY: install quickstart test test-fast check format claims base parity clean
+.PHONY: install quickstart test test-fast check format claims base parity bench-train tpu-check clean
 
 install: $(INSTALLED)
 
@@ -50,11 +50,26 @@ base: install
 	mkdir -p humpback_jax/microworld/base
 	cp runs/microworld_base/base_model/* humpback_jax/microworld/base/
 
-# Remakes the golden values of the model tests with torch and transformers, in their own venv.
-parity:
-	$(PYTHON) -m venv .venv-parity
-	.venv-parity/bin/python -m pip install --quiet torch transformers sentencepiece
-	.venv-parity/bin/python tests/goldens/make_llama.py
+# Remakes the golden values of the model tests with torch and transformers, in a venv of their own.
+parity: .venv-peers
+	.venv-peers/bin/python tests/goldens/make_llama.py
+
+# Training against torch and transformers, in turns; wants a quiet machine.
+bench-train: install .venv-peers
+	$(FAST) $(BIN)/python benchmarks/train.py
+
+.venv-peers:
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet torch transformers sentencepiece
+
+# Half an hour on two cores: compiles every recipe that names a TPU slice and writes docs/plan.md's
+# tables. In its own venv, since JAX looks for a TPU wherever it finds libtpu.
+tpu-check:
+	$(PYTHON) -m venv .venv-tpu
+	.venv-tpu/bin/python -m pip install --quiet --editable '.[dev,tpu-plan]' \
+	  --constraint $$(.venv-tpu/bin/python -c 'import sys; print("requirements/python3.%d.txt" % min(sys.version_info[1], 12))')
+	.venv-tpu/bin/python -m pytest tests/launch/plan
+	.venv-tpu/bin/python -m launch.plan.check docs/plan.md
 
 clean:
-	rm -rf $(VENV) .venv-parity .cache build dist *.egg-info
+	rm -rf $(VENV) .venv-peers .venv-tpu .cache build dist *.egg-info

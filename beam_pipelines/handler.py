@@ -11,10 +11,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from apache_beam.ml.inference.base import ModelHandler
-from etils import epath
 
 from humpback_jax import partitioning
-from humpback_jax.checkpoints import bundle, huggingface
+from humpback_jax.checkpoints import bundle
 from humpback_jax.checkpoints.bundle import LoadedModel
 from humpback_jax.infer.engine import Engine, EngineConfig
 from humpback_jax.partitioning import MeshConfig
@@ -70,11 +69,7 @@ class ModelSource:
 
     def fingerprint(self) -> str:
         """Returns the fingerprint of the weights without loading them."""
-        folder = epath.Path(self.path)
-        ours = (folder / bundle.CARD_NAME).exists()
-        if not ours and (folder / huggingface.CONFIG_NAME).exists():
-            return huggingface.folder_digest(folder)
-        return bundle.read_card(folder).fingerprint
+        return bundle.fingerprint(self.path)
 
     def load(self) -> tuple[LoadedModel, Engine]:
         """Loads the model and makes its engine."""

@@ -14,3 +14,9 @@ class UsageError(UserError):
     """The command or its configuration is wrong, so nothing was started (exit code 2)."""
 
     exit_code = 2
+
+
+class PreemptedError(UserError):
+    """The machine is taken away; what was done is saved and the same command goes on (code 42)."""
+
+    exit_code = 42

@@ -36,6 +36,7 @@ _MODULES = (
     "humpback_jax.train.config",
     "humpback_jax.train.optimizer",
     "beam_pipelines.execution",
+    "launch.plan.topology",
     "launch.recipe",
 )
 _INCLUDE = re.compile(r"""^include\s+['"](.+?)['"]\s*(?:#.*)?$""", re.MULTILINE)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from humpback_jax import partitioning, rundir
+from humpback_jax import distributed, partitioning, rundir
 from humpback_jax.errors import UserError
 from humpback_jax.prompts import Prompts
 from humpback_jax.rundir import Counts, StageDir
@@ -40,7 +40,12 @@ class Context:
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
-        return partitioning.make_mesh(configuration.build(partitioning.MeshConfig))
+        """The mesh of training."""
+        return self.mesh_of("")
+
+    def mesh_of(self, scope: str) -> jax.sharding.Mesh:
+        """Returns the mesh of a stage, which may have one of its own under its scope."""
+        return partitioning.make_mesh(configuration.build(partitioning.MeshConfig, scope))
 
     def stage(self, name: str) -> StageDir:
         return StageDir(self.recipe.run_dir, name)
@@ -66,15 +71,24 @@ class Context:
         inputs: Mapping[str, str],
         work: Callable[[StageDir], Outcome],
     ) -> None:
-        """Runs a stage unless it is done under the same configuration and inputs."""
+        """Runs a stage unless it is done under the same configuration and inputs.
+
+        Of several processes the primary one begins and finishes it, all of them work.
+        """
         stage = self.stage(name)
-        stage.begin(config, inputs)
-        if stage.is_done():
+
+        def begin() -> bool:
+            stage.begin(config, inputs)
+            return stage.is_done()
+
+        if distributed.on_primary(begin):
             return
         started = time.monotonic()
         outcome = work(stage)
         seconds = round(time.monotonic() - started, 3)
-        stage.finish(outcome.counts, outcome.digest, seconds, **outcome.extra)
+        distributed.on_primary(
+            lambda: stage.finish(outcome.counts, outcome.digest, seconds, **outcome.extra)
+        )
 
 
 def command_of(stage: str) -> str:

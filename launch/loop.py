@@ -2,7 +2,8 @@
 
 import importlib
 
-from humpback_jax import rundir
+from humpback_jax import distributed, rundir
+from humpback_jax.errors import UsageError
 from launch import configuration
 from launch.context import Context
 from launch.recipe import BACKWARD
@@ -24,7 +25,12 @@ _STAGES = {
 
 def run_stage(context: Context, name: str) -> None:
     """Runs one stage by its name: one of the fixed ones, "curate2", or a forward model's."""
-    done = context.stage(name).is_done()
+    if distributed.count() > 1 and not _trains(context, name):
+        raise UsageError(
+            f"stage {name} runs in one process: run it by itself, and only the stages that train "
+            "in several"
+        )
+    done = distributed.on_primary(context.stage(name).is_done)
     if name in context.recipe.models and name != BACKWARD:
         importlib.import_module("launch.training").forward(context, name)
     elif name in _STAGES:
@@ -33,6 +39,8 @@ def run_stage(context: Context, name: str) -> None:
     else:
         inference = importlib.import_module("launch.inference")
         inference.curate(context, int(name.removeprefix("curate")))
+    if not distributed.is_primary():
+        return
     configuration_path = context.stage(name).path / "config.gin"
     if not configuration_path.exists():
         rundir.write_atomic(configuration_path, configuration.config_text())
@@ -42,12 +50,19 @@ def run_stage(context: Context, name: str) -> None:
     print(f"{name}: {counts}; {outcome}", flush=True)
 
 
+def _trains(context: Context, name: str) -> bool:
+    """Returns whether a stage is one that several processes can share."""
+    return name in ("pretrain", "base", *context.recipe.models)
+
+
 def describe_run(context: Context, anew: bool = False) -> None:
     """Writes what a run directory says of itself: the configuration and the order of stages.
 
     What an earlier command wrote stays, unless `anew`: a stage may still refuse this configuration.
     """
     root = context.recipe.root
+    if not distributed.is_primary():
+        return
     if (root / rundir.ORDER_NAME).exists() and not anew:
         return
     rundir.write_atomic(root / "config.gin", configuration.config_text())
@@ -57,6 +72,8 @@ def describe_run(context: Context, anew: bool = False) -> None:
 def run(context: Context) -> None:
     """Runs all stages of the recipe."""
     root = context.recipe.root
+    if distributed.count() > 1:
+        raise UsageError("`humpback run` is one process: run the stages that train by themselves")
     for name in context.recipe.stages:
         run_stage(context, name)
     describe_run(context, anew=True)

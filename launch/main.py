@@ -1,6 +1,7 @@
 """The `humpback` command line.
 
-Exit codes: 0 done; 1 failed, with one sentence that says what to do; 2 wrong usage.
+Exit codes: 0 done; 1 failed, with one sentence that says what to do; 2 wrong usage; 42 told to end
+(SIGTERM), with what was done saved.
 """
 
 import argparse
@@ -10,6 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from humpback_jax.errors import UsageError, UserError
+from humpback_jax.hardware import TPU_COMPILER_OPTIONS
+from launch import ckpt
+from launch.plan import flags as plan_flags
 
 _SINGLE = {
     "world": "write the microworld's files",
@@ -33,9 +37,16 @@ def _parser() -> argparse.ArgumentParser:
     gin_flags = argparse.ArgumentParser(add_help=False)
     gin_flags.add_argument("--gin_file", action="append", required=True, metavar="FILE")
     gin_flags.add_argument("--gin_search_paths", default="", metavar="DIR,DIR")
+    pod_flags = argparse.ArgumentParser(add_help=False)
+    pod = pod_flags.add_argument_group("several processes, one for each host")
+    pod.add_argument("--distributed", action="store_true", help="join the hosts of a TPU pod")
+    pod.add_argument("--coordinator_address", default="", metavar="HOST:PORT")
+    pod.add_argument("--process_count", type=int, default=0)
+    pod.add_argument("--process_index", type=int, default=-1)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, description=text, parents=[gin_flags])
+        parents = [gin_flags, pod_flags]
+        return commands.add_parser(name, help=text, description=text, parents=parents)
 
     command("run", "run the whole loop; skip what is done, resume what was killed")
     for name, text in _SINGLE.items():
@@ -46,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     curate.add_argument("--iteration", type=int, required=True)
     status = commands.add_parser("status", help="show what is done, running and left")
     status.add_argument("run_dir")
+    ckpt.add_parser(commands, pod_flags)
+    text = plan_flags.DESCRIPTION
+    plan_flags.add(commands.add_parser("plan", help=text, description=text, parents=[gin_flags]))
     return parser
 
 
@@ -70,11 +84,25 @@ def _run(arguments: Sequence[str]) -> None:
 
         print(status.describe(options.run_dir))
         return
+    search = [path for path in options.gin_search_paths.split(",") if path]
+    if options.command == "plan":
+        from launch.plan import command
+
+        command.run(options, bindings, search)
+        return
+    from humpback_jax import distributed
+
+    if options.distributed or options.coordinator_address or options.process_count:
+        distributed.initialize(
+            options.coordinator_address, options.process_count, options.process_index
+        )
+    if options.command == "ckpt":
+        ckpt.run(options, bindings)
+        return
     from launch import configuration, loop
     from launch.context import Context
     from launch.recipe import Recipe
 
-    search = [path for path in options.gin_search_paths.split(",") if path]
     configuration.parse(options.gin_file, bindings, search)
     context = Context(configuration.build(Recipe))
     name = "" if options.command == "run" else _stage_name(options, context.recipe)
@@ -98,8 +126,13 @@ def _stage_name(options: argparse.Namespace, recipe) -> str:
     return name
 
 
-def _quiet_libraries() -> None:
-    """Silences what libraries say about themselves: nothing in it can be acted on."""
+def _set_environment() -> None:
+    """Gives libraries their settings before they are imported, and silences what they say.
+
+    What they say of themselves nobody can act on.
+    """
+    options = (f"--{name}={value}" for name, value in TPU_COMPILER_OPTIONS.items())
+    os.environ.setdefault("LIBTPU_INIT_ARGS", " ".join(options))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     noise = ("apitools not found", "Resource module is not available")  # Beam without [gcp]
@@ -108,7 +141,7 @@ def _quiet_libraries() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
-    _quiet_libraries()
+    _set_environment()
     try:
         _run(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:

@@ -33,6 +33,8 @@ class Recipe:
       questions: microworld questions (JSONL) that measure a model's accuracy.
       labels: microworld labels (JSONL) that measure curation.
       prompts: JSONL of {instruction} that every evaluated model answers, for the report.
+      validation: pairs like `seed` whose loss is measured while a model trains, every
+        TrainConfig.eval_period steps; they are trained on by none.
       replay: JSONL of {text}, the base's pretraining text, for TrainConfig.replay_rate.
       inference_dtype: of inference, "bfloat16" on TPU and GPU; "" keeps the model's.
     """
@@ -50,6 +52,7 @@ class Recipe:
     questions: str = ""
     labels: str = ""
     prompts: str = ""
+    validation: str = ""
     replay: str = ""
     inference_dtype: str = ""
 

@@ -66,10 +66,10 @@ def _answers(
     """Returns a model's answer to each instruction, from its file if it is written already."""
     path = stage.path / "answers" / f"{name}.jsonl"
     if not path.exists():
-        model = bundle.load_model(
-            context.stage(name).path, context.mesh, context.recipe.inference_dtype or None
-        )
-        engine = Engine(model.config, model.params, engine_config, model.eos_ids, context.mesh)
+        mesh = context.mesh_of("evaluate")
+        dtype = context.recipe.inference_dtype or None
+        model = bundle.load_model(context.stage(name).path, mesh, dtype)
+        engine = Engine(model.config, model.params, engine_config, model.eos_ids, mesh)
         rows = answers.answer(engine, model.tokenizer, context.prompts, wanted, sampling)
         rundir.write_atomic(path, records.to_jsonl(rows))
     return {row["id"]: row["answer"] for _, row in records.read_jsonl(path)}

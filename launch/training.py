@@ -7,13 +7,17 @@ from typing import Any
 import jax
 from etils import epath
 
-from humpback_jax import records, rundir
-from humpback_jax.checkpoints import bundle, huggingface, orbax
-from humpback_jax.data.tokenizer import Tokenizer, train_tokenizer
+from humpback_jax import distributed, records, rundir
+from humpback_jax.checkpoints import bundle, huggingface, importing
+from humpback_jax.corpus.openassistant import SeedFilters, read_seed_pairs
+from humpback_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer, train_tokenizer
+from humpback_jax.data.tokenizer_files import load_tokenizer
 from humpback_jax.errors import UsageError, UserError
 from humpback_jax.method import mixtures
 from humpback_jax.method.selection import SelectionConfig, select
+from humpback_jax.prompts import Prompts
 from humpback_jax.rundir import Counts, StageDir
+from humpback_jax.train import fit
 from humpback_jax.train.config import TrainConfig
 from humpback_jax.train.optimizer import OptimizerConfig
 from launch import configuration
@@ -41,7 +45,7 @@ def pretrain(context: Context) -> None:
     def work(stage: StageDir) -> Outcome:
         texts = list(_texts(text) if text else _segment_texts(context))
         if given:
-            tokenizer = Tokenizer(epath.Path(given).read_bytes())
+            tokenizer = SentencePieceTokenizer(epath.Path(given).read_bytes())
         else:
             tokenizer = train_tokenizer(texts, plan.vocab_size)
         bundle.check_vocabulary(tokenizer, llama, stage.path)
@@ -72,37 +76,30 @@ def _segment_texts(context: Context):
 
 
 def base(context: Context) -> None:
-    """Imports the base model from its Hugging Face folder into an Orbax model folder."""
+    """Imports the base model, of Hugging Face's layout or Meta's, into an Orbax model folder."""
     folder = context.recipe.path(context.recipe.base)
     inputs = context.digests("pretrain") if context.recipe.pretrain else {}
-    huggingface.read_config(folder)
-    tokenizer = Tokenizer.from_folder(folder)
-    source = huggingface.folder_digest(folder)
+    model, tokenizer = importing.open_folder(folder)
+    source = importing.source_digest(folder)
 
     def work(stage: StageDir) -> Outcome:
-        model = huggingface.read_model(folder)
-        bundle.check_vocabulary(tokenizer, model.config, folder)
-        params = bundle.place_params(model.params, model.config, context.mesh)
-        fingerprint = orbax.digest(params)
-        orbax.save_params(stage.path, 0, params)
-        card = bundle.ModelCard(model.config, model.eos_ids, fingerprint, "checkpoint_0")
-        bundle.write_card(stage.path, card, tokenizer)
+        card = importing.import_model(model, tokenizer, stage.path, context.mesh)
         # The same weights under another tokenizer or RoPE are another model.
-        return Outcome(Counts(1, 1), rundir.fingerprint([fingerprint, source]))
+        return Outcome(Counts(1, 1), rundir.fingerprint([card.fingerprint, source]))
 
     context.run("base", {"base": source}, inputs, work)
 
 
-def export(model_folder: epath.Path, folder: epath.Path, mesh: jax.sharding.Mesh) -> None:
-    """Writes a model folder as a Hugging Face folder; leaves are gathered one by one."""
+def export(
+    model_folder: epath.Path,
+    folder: epath.Path,
+    mesh: jax.sharding.Mesh,
+    prompts: Prompts | None = None,
+) -> None:
+    """Writes a model folder as a Hugging Face folder, with a chat template if given prompts."""
     model = bundle.load_model(model_folder, mesh)
     huggingface.write_model(
-        folder,
-        model.config,
-        model.params,
-        model.eos_ids,
-        model.tokenizer.bos_id,
-        model.tokenizer.model,
+        folder, model.config, model.params, model.eos_ids, model.tokenizer, prompts
     )
 
 
@@ -179,24 +176,29 @@ def _finetune(context: Context, name: str, make_examples, inputs, settings: dict
         inputs = {**inputs, "replay": input_digest(recipe.path(recipe.replay))}
 
     def work(stage: StageDir) -> Outcome:
+        folder = context.stage("base").path
+        card, tokenizer = bundle.read_card(folder), load_tokenizer(folder)
+        # Before anything is written: what is refused here may be bound anew.
+        fit.check(config, fit.training_config(card.config, config), context.mesh)
         examples = make_examples()
         content = records.to_parquet(records.Example, examples)
-        rundir.write_atomic(stage.path / "examples.parquet", content)
-        model = bundle.load_model(context.stage("base").path, context.mesh)
-        parts, too_long = _parts(context, name, examples, model.tokenizer, config)
+        if distributed.is_primary():
+            rundir.write_atomic(stage.path / "examples.parquet", content)
+        parts, too_long = _parts(context, name, examples, tokenizer, config)
         card = _train(
             context,
             stage,
-            model.config,
-            model.params,
-            model.tokenizer,
-            model.eos_ids,
+            card.config,
+            lambda: bundle.load_model(folder, context.mesh).params,
+            tokenizer,
+            card.eos_ids,
             parts,
             config,
             optimizer,
+            _validation(context, name, tokenizer, config),
         )
         if name == recipe.forward_models[-1]:
-            export(stage.path, stage.path / "hf", context.mesh)
+            export(stage.path, stage.path / "hf", context.mesh, context.prompts)
         counts = Counts(len(examples), len(examples) - too_long, {"too_long": too_long})
         augmented = sum(e.origin == "augmented" for e in examples)
         extra = {"augmented": augmented, "seed": len(examples) - augmented}
@@ -207,19 +209,19 @@ def _finetune(context: Context, name: str, make_examples, inputs, settings: dict
 
 def _decisive(config: TrainConfig) -> TrainConfig:
     """Returns what decides the result: how often a run saves and logs does not."""
-    return dataclasses.replace(config, checkpoint_period=1, log_period=1, keep_checkpoints=1)
+    return dataclasses.replace(
+        config, checkpoint_period=1, log_period=1, eval_period=0, keep_checkpoints=1
+    )
 
 
 def _parts(context, name, examples, tokenizer, config):
     """Returns (the parts of a mixture, the number of examples too long for their features)."""
     from humpback_jax.data import tasks
 
-    direction = "backward" if name == BACKWARD else "forward"
     parts, too_long = [], 0
     for origin in ("seed", "augmented"):
         own = [e for e in examples if e.origin == origin]
-        pairs = [mixtures.to_prompt(e, context.prompts, direction) for e in own]
-        kept, long = tasks.tokenize(pairs, tokenizer, config.feature_lengths)
+        kept, long = _tokenize(context, name, own, tokenizer, config)
         too_long += long
         parts.append(tasks.Part(origin, kept, float(len(kept))))
     if config.replay_rate:
@@ -231,10 +233,34 @@ def _parts(context, name, examples, tokenizer, config):
     return parts, too_long
 
 
-def _train(context, stage, llama, params, tokenizer, eos_ids, parts, config, optimizer):
+def _tokenize(context, name, examples, tokenizer, config):
+    """Returns (the examples as a model is trained on them, the number of those too long)."""
+    from humpback_jax.data import tasks
+
+    direction = "backward" if name == BACKWARD else "forward"
+    pairs = [(e.example_id, mixtures.to_prompt(e, context.prompts, direction)) for e in examples]
+    return tasks.tokenize(pairs, tokenizer, config.feature_lengths)
+
+
+def _validation(context, name, tokenizer, config):
+    """Returns the recipe's validation pairs as examples; those too long are left out."""
+    if not context.recipe.validation or not config.eval_period:
+        return ()
+    filters = configuration.build(SeedFilters)
+    pairs = read_seed_pairs(context.recipe.path(context.recipe.validation), filters).pairs
+    if name == BACKWARD:
+        examples = mixtures.backward_examples(pairs)
+    else:
+        examples = mixtures.seed_examples(pairs, context.prompts)
+    return _tokenize(context, name, examples, tokenizer, config)[0]
+
+
+def _train(
+    context, stage, llama, load_params, tokenizer, eos_ids, parts, config, optimizer, validation=()
+):
     """Trains in the stage's folder, which is laid out as T5X's MODEL_DIR."""
     # The trainer brings TensorFlow with it, which no other stage needs.
     from humpback_jax.train.trainer import Run, train
 
-    run = Run(stage.path, llama, params, tokenizer, eos_ids, parts, context.mesh)
+    run = Run(stage.path, llama, load_params, tokenizer, eos_ids, parts, context.mesh, validation)
     return train(run, config, optimizer)

@@ -1,7 +1,7 @@
 """A model folder: what is needed to run a model, found by its path alone.
 
     <folder>/model.json              configuration, EOS ids, fingerprint, which checkpoint
-    <folder>/tokenizer.model
+    <folder>/tokenizer.model         or tokenizer.json and its kin
     <folder>/checkpoint_<step>/      Orbax
 
 A Hugging Face folder is a model folder as well.
@@ -14,12 +14,12 @@ from typing import Any
 import jax
 from etils import epath
 
-from humpback_jax import partitioning, rundir
-from humpback_jax.checkpoints import huggingface, orbax
-from humpback_jax.data.tokenizer import MODEL_NAME, Tokenizer
+from humpback_jax import rundir
+from humpback_jax.checkpoints import foreign, huggingface, orbax
+from humpback_jax.data.tokenizer import Tokenizer
+from humpback_jax.data.tokenizer_files import load_tokenizer, write_tokenizer
 from humpback_jax.errors import UserError
 from humpback_jax.models.config import LlamaConfig, RopeScaling
-from humpback_jax.models.init import abstract_params, boxed_params
 
 CARD_NAME = "model.json"
 
@@ -54,14 +54,18 @@ class ModelCard:
 
 
 def write_card(folder: epath.PathLike, card: ModelCard, tokenizer: Tokenizer) -> None:
-    """Writes tokenizer.model and then model.json, after which the folder is a model folder."""
+    """Writes the tokenizer and then model.json, after which the folder is a model folder."""
     folder = epath.Path(folder)
-    rundir.write_atomic(folder / MODEL_NAME, tokenizer.model)
+    write_tokenizer(folder, tokenizer)
     rundir.write_json(folder / CARD_NAME, card)
 
 
 def read_card(folder: epath.PathLike) -> ModelCard:
-    """Reads model.json; raises UserError if the folder is no model folder."""
+    """Reads model.json; raises UserError if the folder is no model folder.
+
+    A key that we do not know is no matter beside the configuration, but within it the model could
+    be another one: then it is refused.
+    """
     path = epath.Path(folder) / CARD_NAME
     if not path.exists():
         raise UserError(
@@ -79,6 +83,18 @@ def read_card(folder: epath.PathLike) -> ModelCard:
         ) from error
 
 
+def fingerprint(folder: epath.PathLike) -> str:
+    """Returns the fingerprint of a model folder's weights without loading them."""
+    folder = epath.Path(folder)
+    return (
+        huggingface.folder_digest(folder) if _is_theirs(folder) else read_card(folder).fingerprint
+    )
+
+
+def _is_theirs(folder: epath.Path) -> bool:
+    return not (folder / CARD_NAME).exists() and (folder / huggingface.CONFIG_NAME).exists()
+
+
 def load_model(
     folder: epath.PathLike, mesh: jax.sharding.Mesh | None = None, dtype: str | None = None
 ) -> LoadedModel:
@@ -87,55 +103,41 @@ def load_model(
     Args:
       folder: the folder.
       mesh: where the parameters go, each sharded by the rules; by default one device holds them.
-      dtype: of the computation, by default the configuration's.
+      dtype: of computation and parameters, which are cast as they are loaded; by default the
+        configuration's.
     """
     folder = epath.Path(folder)
-    if not (folder / CARD_NAME).exists() and (folder / huggingface.CONFIG_NAME).exists():
-        tokenizer = Tokenizer.from_folder(folder)
-        model = huggingface.read_model(folder)
+    if _is_theirs(folder):
+        model, tokenizer = huggingface.open_model(folder, dtype), load_tokenizer(folder)
         check_vocabulary(tokenizer, model.config, folder)
-        config, eos_ids = model.config, model.eos_ids
-        fingerprint = huggingface.folder_digest(folder)
-        params = place_params(model.params, config, mesh)
+        config, eos_ids = _computing_in(model.config, dtype), stop_ids(model.eos_ids, tokenizer)
+        params = model.params(foreign.targets(config, mesh))
     else:
-        card = read_card(folder)
-        config, eos_ids, fingerprint = card.config, card.eos_ids, card.fingerprint
-        target = _targets(config, mesh)
+        card, tokenizer = read_card(folder), load_tokenizer(folder)
+        config, eos_ids = _computing_in(card.config, dtype), card.eos_ids
+        target = foreign.targets(config, mesh)
         params = orbax.restore_params(folder / card.checkpoint / "", target)
-        tokenizer = Tokenizer.from_folder(folder)
-    if dtype is not None:
-        config = dataclasses.replace(config, dtype=dtype)
-    return LoadedModel(config, params, tokenizer, fingerprint, eos_ids)
+    return LoadedModel(config, params, tokenizer, fingerprint(folder), eos_ids)
 
 
-def place_params(params: Any, config: LlamaConfig, mesh: jax.sharding.Mesh | None) -> Any:
-    """Puts a plain parameter tree on a mesh, sharded by the rules, or on the first device."""
-    targets = _targets(config, mesh)
-    return jax.tree.map(
-        lambda x, to: jax.device_put(x.astype(to.dtype), to.sharding), params, targets
-    )
+def stop_ids(named: tuple[int, ...], tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Returns what ends a generation: the ids that a folder names, and the tokenizer's EOS.
+
+    The latter ends every answer that we train on, whatever the folder says.
+    """
+    return tuple(dict.fromkeys((*named, tokenizer.eos_id)))
 
 
-def _targets(config: LlamaConfig, mesh: jax.sharding.Mesh | None) -> Any:
-    """Returns the parameters' ShapeDtypeStructs with their shardings."""
-    plain = abstract_params(config)
-    if mesh is None:
-        shardings = jax.tree.map(
-            lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), plain
-        )
-    else:
-        shardings = partitioning.tree_shardings(boxed_params(config), mesh)
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        plain,
-        shardings,
-    )
+def _computing_in(config: LlamaConfig, dtype: str | None) -> LlamaConfig:
+    if dtype is None:
+        return config
+    return dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: LlamaConfig, folder: epath.PathLike) -> None:
     """Raises UserError if the tokenizer makes ids that the embedding does not have."""
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
-            f"{folder}: {MODEL_NAME} has {tokenizer.vocab_size} pieces, the model only "
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces, the model only "
             f"{config.vocab_size} embeddings: they do not belong together"
         )

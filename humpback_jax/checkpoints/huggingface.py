@@ -1,186 +1,79 @@
-"""LLaMA folders of Hugging Face: config.json, *.safetensors and tokenizer.model, both ways.
+"""LLaMA folders of Hugging Face: config.json, *.safetensors and the tokenizer, both ways.
 
-Weights are stored [out, in] there and [in, heads, head size] here, one layer at a time there and
-stacked over L here. Rotary positions are half-split on both sides, so nothing is permuted.
-Configs of transformers 4 (rope_theta, rope_scaling, torch_dtype) and 5 (rope_parameters, dtype)
-are read; the keys of 4 are written, since transformers 4 misreads the new ones without an error.
+Weights are read and written tensor by tensor, so that a model needs no more memory than its
+parameters on the devices and one stacked parameter on the host.
 """
 
 import dataclasses
-import hashlib
-import json
-import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import ml_dtypes  # noqa: F401  makes numpy know bfloat16
+import jax
 import numpy as np
 from etils import epath
-from safetensors import safe_open
-from safetensors.numpy import save
+from jax.sharding import NamedSharding, PartitionSpec
 
-from humpback_jax import rundir
-from humpback_jax.errors import UserError
-from humpback_jax.models.config import LlamaConfig, RopeScaling
+from humpback_jax import distributed, rundir
+from humpback_jax.checkpoints import (
+    chat_template,
+    foreign,
+    huggingface_config,
+    layouts,
+    safetensors_files,
+)
+from humpback_jax.checkpoints.foreign import LAYERS, ForeignModel
+from humpback_jax.checkpoints.huggingface_config import CONFIG_NAME, GENERATION_NAME, read_config
+from humpback_jax.checkpoints.layouts import Place
+from humpback_jax.checkpoints.safetensors_files import Planned
+from humpback_jax.checkpoints.stored import digest_files
+from humpback_jax.data import tokenizer_files
+from humpback_jax.data.tokenizer import Tokenizer
+from humpback_jax.models.config import LlamaConfig
+from humpback_jax.models.init import flatten
+from humpback_jax.prompts import Prompts
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
-
-# Ours under layers/ -> theirs under model.layers.N., and the shape of ours as [in, out] matrix.
-_LAYER_NAMES = {
-    "attention/query": "self_attn.q_proj",
-    "attention/key": "self_attn.k_proj",
-    "attention/value": "self_attn.v_proj",
-    "attention/out": "self_attn.o_proj",
-    "attention_norm/scale": "input_layernorm",
-    "mlp/gate": "mlp.gate_proj",
-    "mlp/up": "mlp.up_proj",
-    "mlp/down": "mlp.down_proj",
-    "mlp_norm/scale": "post_attention_layernorm",
-}
+MAX_FILE_BYTES = 4 << 30
 
 
 @dataclasses.dataclass(frozen=True)
 class HuggingFaceModel:
-    """A folder's content: the configuration, parameters as numpy arrays, and the ids of EOS."""
+    """A folder's content: the configuration, parameters on one device, and the ids of EOS."""
 
     config: LlamaConfig
     params: dict[str, Any]
     eos_ids: tuple[int, ...]
 
 
-def read_config(folder: epath.PathLike) -> tuple[LlamaConfig, tuple[int, ...]]:
-    """Returns (configuration, EOS ids) of a folder; raises UserError for what we cannot run."""
-    path = epath.Path(folder) / CONFIG_NAME
-    if not path.exists():
-        raise UserError(f"{folder} has no {CONFIG_NAME}: give a Hugging Face LLaMA folder")
-    try:
-        raw = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}): copy it again") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path} is no JSON object: copy it again")
-    if raw.get("model_type") != "llama" or raw.get("attention_bias") or raw.get("mlp_bias"):
-        raise UserError(
-            f"{path} describes a {raw.get('model_type')!r} model (or one with biases): only LLaMA "
-            "without biases can be imported"
-        )
-    try:
-        config = _our_config(raw, path)
-    except KeyError as error:
-        raise UserError(f"{path} has no {error}: copy it again") from error
-    eos = raw.get("eos_token_id")
-    if eos is None:
-        eos = 2
-    return config, tuple(eos) if isinstance(eos, list) else (eos,)
+def open_model(folder: epath.PathLike, dtype: str | None = None) -> ForeignModel:
+    """Reads config.json and the weights' headers, and checks that they belong together.
 
+    Args:
+      folder: of Hugging Face's layout.
+      dtype: of the parameters; None takes the files'.
 
-def _our_config(raw: dict[str, Any], path: epath.Path) -> LlamaConfig:
-    heads = raw["num_attention_heads"]
-    rope = raw.get("rope_parameters") or {}
-    return LlamaConfig(
-        vocab_size=raw["vocab_size"],
-        embed_dim=raw["hidden_size"],
-        num_layers=raw["num_hidden_layers"],
-        num_heads=heads,
-        num_kv_heads=raw.get("num_key_value_heads") or heads,
-        head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
-        mlp_dim=raw["intermediate_size"],
-        max_length=raw["max_position_embeddings"],
-        rope_theta=float(rope.get("rope_theta") or raw.get("rope_theta") or 10000.0),
-        rope_scaling=_rope_scaling(raw.get("rope_scaling") or rope, path),
-        norm_eps=raw["rms_norm_eps"],
-        tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        initializer_range=raw.get("initializer_range", 0.02),
-    )
-
-
-def _rope_scaling(raw: dict[str, Any], path: epath.Path) -> RopeScaling | None:
-    kind = raw.get("rope_type") or raw.get("type") or "default"
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise UserError(f"{path} scales RoPE by {kind!r}: only 'llama3' is known")
-    return RopeScaling(
-        factor=raw["factor"],
-        low_freq_factor=raw["low_freq_factor"],
-        high_freq_factor=raw["high_freq_factor"],
-        original_max_position=raw["original_max_position_embeddings"],
-    )
+    Raises:
+      UserError: a file, a key or a tensor is missing, or a tensor is of another shape.
+    """
+    folder = epath.Path(folder)
+    config, eos_ids = read_config(folder)
+    tensors = {
+        name: tensor
+        for name, tensor in safetensors_files.read_folder(folder).items()
+        # Buffers that older versions saved, and a table that transformers ties over.
+        if not name.endswith("rotary_emb.inv_freq")
+        and not (config.tie_embeddings and name == "lm_head.weight")
+    }
+    places = layouts.huggingface(config)
+    foreign.check_tensors(folder, config, tensors, places, CONFIG_NAME)
+    config, notes = foreign.settle_dtype(config, tensors, dtype)
+    return ForeignModel(folder, config, eos_ids, tensors, places, notes)
 
 
 def read_model(folder: epath.PathLike) -> HuggingFaceModel:
-    """Reads a folder's configuration and weights; raises UserError naming what is missing."""
-    config, eos_ids = read_config(folder)
-    tensors = _Tensors(epath.Path(folder))
-    params: dict[str, Any] = {
-        "embedding": _shaped(tensors, "model.embed_tokens", (config.vocab_size, config.embed_dim)),
-        "norm": {"scale": _shaped(tensors, "model.norm", (config.embed_dim,))},
-        "layers": {},
-    }
-    if not config.tie_embeddings:
-        shape = (config.embed_dim, config.vocab_size)
-        params["output"] = _shaped(tensors, "lm_head", shape)
-    for ours, theirs in _LAYER_NAMES.items():
-        group, leaf = ours.split("/")
-        shape = _layer_shapes(config)[ours]
-        names = [f"model.layers.{i}.{theirs}" for i in range(config.num_layers)]
-        stacked = np.stack([_shaped(tensors, name, shape) for name in names])
-        params["layers"].setdefault(group, {})[leaf] = stacked
-    return HuggingFaceModel(config, params, eos_ids)
-
-
-def _layer_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
-    c = config
-    return {
-        "attention/query": (c.embed_dim, c.num_heads, c.head_dim),
-        "attention/key": (c.embed_dim, c.num_kv_heads, c.head_dim),
-        "attention/value": (c.embed_dim, c.num_kv_heads, c.head_dim),
-        "attention/out": (c.num_heads, c.head_dim, c.embed_dim),
-        "attention_norm/scale": (c.embed_dim,),
-        "mlp/gate": (c.embed_dim, c.mlp_dim),
-        "mlp/up": (c.embed_dim, c.mlp_dim),
-        "mlp/down": (c.mlp_dim, c.embed_dim),
-        "mlp_norm/scale": (c.embed_dim,),
-    }
-
-
-class _Tensors:
-    """All safetensors files of a folder, by tensor name."""
-
-    def __init__(self, folder: epath.Path):
-        self._folder = folder
-        self._files = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            try:
-                handle = safe_open(path, "np")
-            except Exception as error:
-                raise UserError(
-                    f"{path} is no safetensors file ({error}): copy it again"
-                ) from error
-            self._files.update(dict.fromkeys(handle.keys(), handle))
-        if not self._files:
-            raise UserError(f"{folder} has no *.safetensors: convert the weights to safetensors")
-
-    def get(self, name: str) -> np.ndarray:
-        if name not in self._files:
-            raise UserError(f"{self._folder} has no tensor '{name}': the weights are incomplete")
-        return self._files[name].get_tensor(name)
-
-
-def _shaped(tensors: _Tensors, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns a tensor in our shape: matrices but the embedding are transposed."""
-    tensor = tensors.get(f"{name}.weight")
-    if tensor.ndim == 2 and name != "model.embed_tokens":
-        tensor = tensor.T
-    # [in, out], except for norms; only o_proj has its heads among the inputs.
-    inputs = -1 if name.endswith("o_proj") else 1
-    matrix = (math.prod(shape[:inputs]), math.prod(shape[inputs:])) if len(shape) > 1 else shape
-    if tensor.shape != matrix:
-        raise UserError(
-            f"tensor '{name}.weight' has the shape {list(tensor.shape)}, the configuration wants "
-            f"{list(matrix)} (inputs first): config.json and the weights do not belong together"
-        )
-    return np.ascontiguousarray(tensor).reshape(shape)
+    """Returns a whole model on the first device, without its tokenizer."""
+    model = open_model(folder)
+    params = model.params(foreign.targets(model.config, None))
+    return HuggingFaceModel(model.config, params, model.eos_ids)
 
 
 def write_model(
@@ -188,89 +81,73 @@ def write_model(
     config: LlamaConfig,
     params: Any,
     eos_ids: tuple[int, ...],
-    bos_id: int,
-    tokenizer_model: bytes,
+    tokenizer: Tokenizer,
+    prompts: Prompts | None = None,
+    max_file_bytes: int = MAX_FILE_BYTES,
 ) -> None:
-    """Writes a folder that transformers loads: weights first, config.json last.
+    """Writes a folder that transformers 4 and 5 load: weights first, config.json last.
+
+    Every process takes part; the primary one writes.
 
     Args:
-      folder: made if absent; its files are replaced.
+      folder: made if absent; the model in it, if any, is replaced.
       config: of the model.
-      params: our parameter tree, arrays on one host.
+      params: our parameter tree, on any devices.
       eos_ids: EOS of config.json and generation_config.json.
-      bos_id: BOS of both.
-      tokenizer_model: the content of tokenizer.model.
+      tokenizer: whose files are written too.
+      prompts: the templates of a chat; None writes no chat template, as fits a base model.
+      max_file_bytes: of weights in one file.
     """
-    folder = epath.Path(folder)
-    tensors = dict(_their_tensors(config, params))
-    content = save(tensors, metadata={"format": "pt"})
-    rundir.write_atomic(folder / WEIGHTS_NAME, content)
-    rundir.write_atomic(folder / "tokenizer.model", tokenizer_model)
+    folder, flat = epath.Path(folder), flatten(params)
+    described = huggingface_config.to_json(config, str(flat["embedding"].dtype))
+    files = chat_template.tokenizer_files(tokenizer, prompts, config.max_length)
+    primary, places = distributed.is_primary(), layouts.huggingface(config)
+    if primary:
+        (folder / CONFIG_NAME).unlink(missing_ok=True)  # until all is there, it is no model
+    plan = [
+        Planned(name, str(flat[ours].dtype), place.shape)
+        for ours, place in places.items()
+        for name in _their_names(ours, place, config)
+    ]
+    safetensors_files.write_folder(folder, plan, _their_values(places, flat), max_file_bytes)
+    if not primary:
+        return
+    for name, content in files.items():
+        rundir.write_atomic(folder / name, content)
     eos = eos_ids[0] if len(eos_ids) == 1 else list(eos_ids)
-    special = {"bos_token_id": bos_id, "eos_token_id": eos}
-    rundir.write_json(folder / "generation_config.json", special)
-    dtype = str(np.asarray(params["embedding"]).dtype)
-    rundir.write_json(
-        folder / CONFIG_NAME, {**_their_config(config), **special, "torch_dtype": dtype}
-    )
+    special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": eos}
+    rundir.write_json(folder / GENERATION_NAME, special)
+    rundir.write_json(folder / CONFIG_NAME, {**described, **special})
 
 
-def _their_tensors(config: LlamaConfig, params: Any):
-    yield "model.embed_tokens.weight", np.asarray(params["embedding"])
-    yield "model.norm.weight", np.asarray(params["norm"]["scale"])
-    if not config.tie_embeddings:
-        yield "lm_head.weight", _transposed(params["output"], config.embed_dim)
-    for ours, theirs in _LAYER_NAMES.items():
-        group, leaf = ours.split("/")
-        shape = _layer_shapes(config)[ours]
-        inputs = int(np.prod(shape[:2])) if leaf == "out" else shape[0]
-        for i, layer in enumerate(np.asarray(params["layers"][group][leaf])):
-            name = f"model.layers.{i}.{theirs}.weight"
-            yield name, layer if len(shape) == 1 else _transposed(layer, inputs)
+def _their_names(ours: str, place: Place, config: LlamaConfig) -> list[str]:
+    if not ours.startswith(LAYERS):
+        return [place.name]
+    return [place.name.format(layer) for layer in range(config.num_layers)]
 
 
-def _transposed(kernel: Any, inputs: int) -> np.ndarray:
-    return np.ascontiguousarray(np.asarray(kernel).reshape(inputs, -1).T)
+def _their_values(places: Mapping[str, Place], flat: Mapping[str, Any]) -> Iterator[np.ndarray]:
+    """Yields the tensors on the host, one layer at a time."""
+    for ours, place in places.items():
+        leaf = flat[ours]
+        if ours.startswith(LAYERS):
+            for layer in range(leaf.shape[0]):
+                yield place.to_stored(_on_host(leaf[layer]))
+        else:
+            yield place.to_stored(_on_host(leaf))
 
 
-def _their_config(config: LlamaConfig) -> dict[str, Any]:
-    scaling = None
-    if config.rope_scaling is not None:
-        scaling = dataclasses.asdict(config.rope_scaling)
-        scaling["original_max_position_embeddings"] = scaling.pop("original_max_position")
-        scaling["rope_type"] = "llama3"
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.embed_dim,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.mlp_dim,
-        "max_position_embeddings": config.max_length,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": scaling,
-        "rms_norm_eps": config.norm_eps,
-        "tie_word_embeddings": config.tie_embeddings,
-        "initializer_range": config.initializer_range,
-    }
+def _on_host(array: Any) -> np.ndarray:
+    """Returns the whole of an array that may be spread over the devices of several processes."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        assert isinstance(array.sharding, NamedSharding)
+        everywhere = NamedSharding(array.sharding.mesh, PartitionSpec())
+        array = jax.jit(lambda x: x, out_shardings=everywhere)(array).addressable_data(0)
+    return np.asarray(array)
 
 
 def folder_digest(folder: epath.PathLike) -> str:
     """Returns 16 hex digits of a folder's configuration, weights and tokenizer."""
-    total = hashlib.sha256()
     folder = epath.Path(folder)
-    for path in sorted(
-        [folder / CONFIG_NAME, folder / "tokenizer.model", *folder.glob("*.safetensors")]
-    ):
-        if path.exists():
-            total.update(path.name.encode())
-            with path.open("rb") as file:
-                while chunk := file.read(1 << 24):
-                    total.update(chunk)
-    return total.hexdigest()[:16]
+    names = (CONFIG_NAME, *tokenizer_files.FILE_NAMES)
+    return digest_files([*(folder / name for name in names), *folder.glob("*.safetensors")])

@@ -26,13 +26,19 @@ from humpback_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
+tf.config.set_visible_devices([], "GPU")  # it would take the memory that JAX wants
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenizedExample:
-    """Ids of a prompt (without BOS, which the feature converter adds) and of its answer."""
+    """Ids of a prompt (without BOS, which the feature converter adds) and of its answer.
+
+    `example_id` says where they come from.
+    """
 
     inputs: Sequence[int]
     targets: Sequence[int]
+    example_id: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,22 +51,24 @@ class Part:
 
 
 def tokenize(
-    examples: Iterable[prompts.Example], tokenizer: Tokenizer, lengths: Mapping[str, int]
+    examples: Iterable[tuple[str, prompts.Example]],
+    tokenizer: Tokenizer,
+    lengths: Mapping[str, int],
 ) -> tuple[list[TokenizedExample], int]:
     """Returns (examples that fit the lengths, the number of those that do not).
 
     Args:
-      examples: prompts with their answers.
+      examples: each example's id, and its prompt with its answer.
       tokenizer: the model's.
       lengths: the most tokens of "inputs" and "targets", EOS included.
     """
     kept, too_long = [], 0
-    for example in examples:
+    for example_id, example in examples:
         prompt, answer = tokenizer.encode_example(example)
         if len(prompt) - 1 > lengths["inputs"] or len(answer) > lengths["targets"]:
             too_long += 1
         else:
-            kept.append(TokenizedExample(prompt[1:], answer))
+            kept.append(TokenizedExample(prompt[1:], answer, example_id))
     return kept, too_long
 
 
@@ -72,9 +80,12 @@ def tokenize_texts(
     EOS ends the text, so it stands at the end of its last piece alone.
     """
     pieces = []
-    for text in texts:
+    for number, text in enumerate(texts, start=1):
         ids = [*tokenizer.encode(text), tokenizer.eos_id]
-        pieces += [TokenizedExample([], ids[i : i + length]) for i in range(0, len(ids), length)]
+        pieces += [
+            TokenizedExample([], ids[i : i + length], f"text {number} from token {i}")
+            for i in range(0, len(ids), length)
+        ]
     return pieces
 
 
@@ -147,9 +158,9 @@ class BatchIterator(Iterator[Batch]):
         pack: bool,
     ):
         self._mixture, self._lengths, self._seed = mixture, dict(lengths), seed
-        self._batch_size = batch_size
+        self._batch_size, self._bos_id = batch_size, bos_id + 1
         self._converter = seqio.DecoderFeatureConverter(
-            loss_on_targets_only=True, pack=pack, bos_id=bos_id + 1
+            loss_on_targets_only=True, pack=pack, bos_id=self._bos_id
         )
         self._taken = 0
         self._iterator: Any = None
@@ -168,6 +179,18 @@ class BatchIterator(Iterator[Batch]):
         batches = self._converter(rows, self._lengths)
         return batches.batch(self._batch_size, drop_remainder=True)
 
+    def in_order(self, mixture: seqio.Mixture, rows: int) -> list[Batch]:
+        """Returns one pass over another mixture, in its order and never packed, `rows` at a time.
+
+        The last batch is filled up with rows without targets.
+        """
+        examples = mixture.get_dataset(self._lengths, split="train", shuffle=False, num_epochs=1)
+        converter = seqio.DecoderFeatureConverter(
+            loss_on_targets_only=True, pack=False, bos_id=self._bos_id
+        )
+        batches = converter(examples, self._lengths).batch(rows).as_numpy_iterator()
+        return [_filled(_to_model(batch), rows) for batch in batches]
+
     def state(self) -> dict[str, int]:
         """Returns what a checkpoint keeps."""
         return {"batches": self._taken}
@@ -175,6 +198,28 @@ class BatchIterator(Iterator[Batch]):
     def restore(self, state: Mapping[str, int]) -> None:
         """Goes on after the batches that `state` counts."""
         self._taken, self._iterator = int(state["batches"]), None
+
+
+def example_ids(batch: Batch, parts: Iterable[Part]) -> list[str]:
+    """Returns the ids of a batch's examples, found by their tokens; each once, in order.
+
+    Packing keeps no ids, and a batch is asked for them only when a training has failed.
+    """
+    known = {
+        (*e.inputs, *e.targets): e.example_id for part in reversed([*parts]) for e in part.examples
+    }
+    rows = zip(batch["decoder_target_tokens"], batch["decoder_segment_ids"], strict=True)
+    found = (
+        known.get(tuple(tokens[segments == segment].tolist()), "unknown")
+        for tokens, segments in rows
+        for segment in range(1, segments.max() + 1)
+    )
+    return list(dict.fromkeys(found))
+
+
+def _filled(batch: Batch, rows: int) -> Batch:
+    """Returns the batch with rows of zeros at its end, so that it has so many."""
+    return {name: np.pad(array, ((0, rows - len(array)), (0, 0))) for name, array in batch.items()}
 
 
 def _to_model(batch: Batch) -> Batch:

@@ -1,71 +1,57 @@
-"""The tokenizer: SentencePiece, and the boundary between a prompt and its answer."""
+"""What a tokenizer is to the rest, and the boundary between a prompt and its answer."""
 
-import io
-from collections.abc import Iterable, Sequence
-
-import sentencepiece
-from etils import epath
+import abc
+from collections.abc import Mapping, Sequence
 
 from humpback_jax import prompts
-from humpback_jax.errors import UserError
 
-MODEL_NAME = "tokenizer.model"
+# A character of the private use area: it falls back to bytes, so no piece grows over it.
+_MARK = "\ue000"
 
 
-class Tokenizer:
-    """A SentencePiece model as LLaMA uses it: BOS before a prompt, EOS after an answer.
+class Tokenizer(abc.ABC):
+    """Text to ids and back, as LLaMA uses it: BOS before a prompt, EOS after an answer.
 
-    Text never makes a special token: "<s>" in a page is encoded as ordinary characters. Picklable.
+    Text never makes a special token: "<s>" in a page is encoded as ordinary characters.
+    Implementations are picklable; `tokenizer_files.load_tokenizer` finds the one for a folder.
     """
 
-    def __init__(self, model: bytes):
-        self.model = model
-        self._processor = sentencepiece.SentencePieceProcessor()
-        try:
-            self._processor.LoadFromSerializedProto(model)
-        except RuntimeError as error:
-            raise UserError(
-                f"{MODEL_NAME} is no SentencePiece model ({len(model)} bytes): copy the file that "
-                "came with the base model"
-            ) from error
-        if self.bos_id < 0 or self.eos_id < 0:
-            raise UserError(f"{MODEL_NAME} has no <s> or no </s>: train it with both")
-
-    @classmethod
-    def from_folder(cls, folder: epath.PathLike) -> "Tokenizer":
-        """Reads tokenizer.model of a model folder; raises UserError when there is none."""
-        path = epath.Path(folder) / MODEL_NAME
-        if not path.exists():
-            raise UserError(f"{folder} has no {MODEL_NAME}: copy the base model's file into it")
-        return cls(path.read_bytes())
-
-    def __reduce__(self):
-        return Tokenizer, (self.model,)
-
     @property
+    @abc.abstractmethod
     def vocab_size(self) -> int:
-        return self._processor.GetPieceSize()
+        """One more than the highest id."""
 
     @property
+    @abc.abstractmethod
     def bos_id(self) -> int:
-        return self._processor.bos_id()
+        """The id that begins every row."""
 
     @property
+    @abc.abstractmethod
     def eos_id(self) -> int:
-        return self._processor.eos_id()
+        """The id that ends an answer."""
 
+    @property
+    @abc.abstractmethod
+    def special_ids(self) -> frozenset[int]:
+        """The ids that no text makes; BOS and EOS are among them."""
+
+    @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a text, without BOS or EOS."""
-        return self._processor.EncodeAsIds(text)
 
+    @abc.abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of ids; special tokens give no text."""
-        return self._processor.DecodeIds([int(i) for i in ids])
+
+    @abc.abstractmethod
+    def files(self) -> Mapping[str, bytes]:
+        """Returns name and content of the files from which `load_tokenizer` makes it again."""
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """Returns [BOS] and the prompt's ids.
 
-        Spaces at a prompt's end are left out: SentencePiece makes them part of the word that
+        Spaces at a prompt's end are left out: tokenizers make them part of the word that
         follows, so they belong to the answer.
         """
         return [self.bos_id, *self.encode(prompt.rstrip(" "))]
@@ -90,37 +76,4 @@ class Tokenizer:
 
         It lacks the space that SentencePiece puts before a first word.
         """
-        newline = self.encode("\n")
-        return self.encode("\n" + text)[len(newline) :]
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Trains a SentencePiece model of LLaMA's kind on texts: BPE, byte fallback, digits apart.
-
-    Raises:
-      UserError: the texts are too few for the vocabulary.
-    """
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.Train(
-            sentence_iterator=(line for text in texts for line in text.splitlines() if line),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocab_size,
-            character_coverage=0.9995,
-            byte_fallback=True,
-            split_digits=True,
-            allow_whitespace_only_pieces=True,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            max_sentence_length=1 << 16,
-            num_threads=1,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(
-            f"no tokenizer of {vocab_size} pieces can be made of the text ({reason}): lower "
-            "Pretraining.vocab_size or give more text"
-        ) from error
-    return Tokenizer(model.getvalue())
+        return self.encode(_MARK + text)[len(self.encode(_MARK)) :]

@@ -150,7 +150,7 @@ class Engine:
         self.stop_ids = tuple(stop_ids)
         self.mesh = mesh
         self._params = params
-        self._split = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+        self._split = 1 if mesh is None else partitioning.batch_ways(mesh)
         self._prefix: tuple[tuple[int, ...], SharedPrefix | None] = ((), None)
 
     def generate(

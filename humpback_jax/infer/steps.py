@@ -11,11 +11,11 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from humpback_jax.infer.sampling import SamplingConfig, sample
+from humpback_jax.models import sharding
 from humpback_jax.models.attention import KVCache, SharedPrefix
 from humpback_jax.models.config import LlamaConfig
 from humpback_jax.models.llama import Llama
@@ -102,7 +102,7 @@ def prefill(program: Program, params: Any, prefix: SharedPrefix | None, inputs: 
     rows, length = inputs.tokens.shape
     assert program.sampling is not None
     new_tokens = program.sampling.max_new_tokens
-    cache = _constrain(program, KVCache.zeros(program.config, rows, length + new_tokens))
+    cache = _constrain(KVCache.zeros(program.config, rows, length + new_tokens))
     start = 0 if prefix is None else prefix.length
     positions = start + jnp.broadcast_to(jnp.arange(length), inputs.tokens.shape)
     logits, cache = _apply(
@@ -111,7 +111,7 @@ def prefill(program: Program, params: Any, prefix: SharedPrefix | None, inputs: 
     )  # fmt: skip
     empty = jnp.zeros(rows, jnp.int32)
     state = State(
-        cache=_constrain(program, cache),
+        cache=_constrain(cache),
         last=empty,
         positions=start + inputs.lengths - 1,
         counts=empty,
@@ -135,7 +135,7 @@ def decode(
             program, params, state.last[:, None], state.positions[:, None],
             cache=state.cache, prefix=prefix,
         )  # fmt: skip
-        state = dataclasses.replace(state, cache=_constrain(program, cache))
+        state = dataclasses.replace(state, cache=_constrain(cache))
         return _record(program, state, logits[:, 0], inputs)
 
     return jax.lax.while_loop(lambda state: ~jnp.all(state.done), step, state)
@@ -187,10 +187,7 @@ def _record(program: Program, state: State, logits: Float[Array, "B V"], inputs:
     )
 
 
-def _constrain(program: Program, cache: KVCache) -> KVCache:
+def _constrain(cache: KVCache) -> KVCache:
     """Shards a cache by batch and, where the tensor axis divides them, by KV heads."""
-    if program.mesh is None:
-        return cache
-    even = program.config.num_kv_heads % program.mesh.shape["tensor"] == 0
-    axes = ("layers", "batch", "length", "kv_heads" if even else None, "kv")
-    return jax.tree.map(lambda x: nn.with_logical_constraint(x, axes), cache)
+    axes = ("layers", "batch", "length", "kv_heads", "kv")
+    return jax.tree.map(lambda x: sharding.constrain(x, axes), cache)

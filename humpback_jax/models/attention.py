@@ -42,18 +42,17 @@ class SharedPrefix:
 
 
 def causal_mask(
-    positions: Int[Array, "B T"], segment_ids: Int[Array, "B T"] | None = None
-) -> Bool[Array, "B T T"]:
-    """Returns what each query of an uncached batch may attend to: itself and what is before it.
+    start: int, stop: int, segment_ids: Int[Array, "B T"] | None = None
+) -> Bool[Array, "b t s"]:
+    """Returns what the queries start to stop may attend to, of the keys before stop.
 
-    With segment ids, only its own example: for positions [0 1 0 1] and segments [1 1 2 2] the
-    rows are [1 0 0 0], [1 1 0 0], [0 0 1 0], [0 0 1 1].
+    With segment ids (b is B, else 1), only their own example: for the segments [1 1 2 2] the rows
+    of queries 0 to 4 are [1 0 0 0], [1 1 0 0], [0 0 1 0], [0 0 1 1].
     """
-    index = jnp.arange(positions.shape[1])
-    mask = jnp.broadcast_to(index[:, None] >= index[None, :], (1, len(index), len(index)))
+    mask = (jnp.arange(start, stop)[:, None] >= jnp.arange(stop)[None, :])[None]
     if segment_ids is not None:
-        mask = mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
-    return jnp.broadcast_to(mask, (positions.shape[0], *mask.shape[1:]))
+        mask = mask & (segment_ids[:, start:stop, None] == segment_ids[:, None, :stop])
+    return mask
 
 
 def cache_mask(positions: Int[Array, "B T"], length: int, prefix: int) -> Bool[Array, "B T S"]:

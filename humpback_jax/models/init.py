@@ -1,5 +1,6 @@
 """Parameter trees: fresh, abstract, and with their logical axes."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from humpback_jax.models.llama import Llama
 def init_params(config: LlamaConfig, key: jax.Array) -> Any:
     """Returns fresh parameters, each boxed with its logical axes (nn.LogicallyPartitioned)."""
     tokens = jnp.zeros((1, 1), jnp.int32)
+    config = dataclasses.replace(config, attention="xla")  # kernels want longer rows than one
     return Llama(config).init(key, tokens, tokens)["params"]
 
 

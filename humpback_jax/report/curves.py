@@ -47,5 +47,5 @@ def _curve(files: RunFiles, name: str, models: Sequence[str]) -> Curve | None:
         tokens=sum(row.get("target_tokens", 0.0) for row in rows),
         seed=mixture.seed.count if mixture else 0,
         augmented=mixture.augmented.count if mixture else 0,
-        seconds=last.get("seconds"),
+        seconds=last.get("timing/uptime"),
     )

@@ -42,6 +42,15 @@ class OptimizerConfig:
     def __post_init__(self):
         if self.schedule not in SCHEDULES:
             raise UsageError(f"OptimizerConfig.schedule = {self.schedule!r}: choose of {SCHEDULES}")
+        if self.learning_rate <= 0:
+            raise UsageError(
+                f"OptimizerConfig.learning_rate = {self.learning_rate}: it must be above 0"
+            )
+        for name in ("final_learning_rate", "warmup_steps", "weight_decay", "b1", "b2", "eps"):
+            if getattr(self, name) < 0:
+                raise UsageError(
+                    f"OptimizerConfig.{name} = {getattr(self, name)}: it must not be negative"
+                )
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from humpback_jax import prompts, records, rundir
 from humpback_jax.checkpoints import huggingface
+from humpback_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from humpback_jax.models.config import LlamaConfig
 from humpback_jax.models.init import init_params
 from humpback_jax.records import Segment, Signals, Source
@@ -39,7 +40,8 @@ def model_folder(tmp_path_factory) -> pathlib.Path:
     )
     params = jax.device_get(nn.unbox(init_params(CONFIG, jax.random.key(0))))
     stops = (2, *range(300, 360))
-    huggingface.write_model(folder, CONFIG, params, stops, 1, tokenizer.getvalue())
+    pieces = SentencePieceTokenizer(tokenizer.getvalue())
+    huggingface.write_model(folder, CONFIG, params, stops, pieces)
     return folder
 
 

@@ -6,7 +6,7 @@ from beam_pipelines import augment
 from beam_pipelines.augment import AugmentTask, run_augment
 from beam_pipelines.execution import BeamConfig
 from beam_pipelines.handler import ModelSource, Shard
-from humpback_jax.data.tokenizer import Tokenizer
+from humpback_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from humpback_jax.errors import UserError
 from humpback_jax.infer.engine import EngineConfig
 from humpback_jax.infer.sampling import SamplingConfig
@@ -117,14 +117,14 @@ def test_a_candidate_does_not_depend_on_its_shard(worker, run_dir):
 def test_one_bad_document_harms_nobody(worker, run_dir, monkeypatch):
     rows = segments(run_dir)[:4]
     good = worker.process(Shard(0, rows)).rows
-    encode = Tokenizer.encode
+    encode = SentencePieceTokenizer.encode
 
     def poisoned(self, text):
         if rows[1].text in text:
             raise RuntimeError("no such text")
         return encode(self, text)
 
-    monkeypatch.setattr(Tokenizer, "encode", poisoned)
+    monkeypatch.setattr(SentencePieceTokenizer, "encode", poisoned)
     output = worker.process(Shard(0, rows))
     bad = output.rows[1]
     assert (bad.status, bad.detail) == ("error", "RuntimeError: no such text")

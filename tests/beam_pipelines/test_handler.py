@@ -67,8 +67,8 @@ def test_the_fingerprint_is_known_without_loading(model_folder, tmp_path):
 
 
 def test_a_worker_may_use_several_devices(model_folder):
-    _, engine = ModelSource(str(model_folder), ENGINE, MeshConfig(4, 1, 2)).load()
-    assert dict(engine.mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 2}
+    _, engine = ModelSource(str(model_folder), ENGINE, MeshConfig(data=4, tensor=2)).load()
+    assert dict(engine.mesh.shape) == {"data": 4, "fsdp": 1, "sequence": 1, "tensor": 2}
 
 
 def test_records_are_counted_by_their_status():

@@ -25,6 +25,8 @@ CONFIG = LlamaConfig(
     rope_theta=10000.0,
     norm_eps=1e-5,
     tie_embeddings=False,
+    qkv_bias=True,
+    qk_norm=True,
 )
 
 # Every parameter: how it is split over (fsdp, tensor) where both divide. K = 2 is what "tensor" may
@@ -32,9 +34,14 @@ CONFIG = LlamaConfig(
 GOLDEN = {
     "embedding": ("tensor", "fsdp"),
     "layers/attention/key": (None, "fsdp", "tensor", None),
+    "layers/attention/key_bias": (None, "tensor", None),
+    "layers/attention/key_norm/scale": (None, None),
     "layers/attention/out": (None, "tensor", None, "fsdp"),
     "layers/attention/query": (None, "fsdp", "tensor", None),
+    "layers/attention/query_bias": (None, "tensor", None),
+    "layers/attention/query_norm/scale": (None, None),
     "layers/attention/value": (None, "fsdp", "tensor", None),
+    "layers/attention/value_bias": (None, "tensor", None),
     "layers/attention_norm/scale": (None, None),
     "layers/mlp/down": (None, "tensor", "fsdp"),
     "layers/mlp/gate": (None, "fsdp", "tensor"),
@@ -44,6 +51,8 @@ GOLDEN = {
     "output": ("fsdp", "tensor"),
 }
 KV_REPLICATED = {
+    "layers/attention/key_bias": (None, None, None),
+    "layers/attention/value_bias": (None, None, None),
     "layers/attention/key": (None, "fsdp", None, None),
     "layers/attention/value": (None, "fsdp", None, None),
 }
@@ -52,23 +61,24 @@ KV_REPLICATED = {
 @pytest.mark.parametrize(
     ("shape", "changed"),
     [
-        ((8, 1, 1), {}),
-        ((2, 2, 2), {}),
-        ((1, 4, 2), {}),
-        ((1, 1, 8), KV_REPLICATED),
-        ((2, 1, 4), KV_REPLICATED),
+        ((8, 1, 1, 1), {}),
+        ((2, 2, 1, 2), {}),
+        ((1, 4, 1, 2), {}),
+        ((1, 2, 2, 2), {}),
+        ((1, 1, 1, 8), KV_REPLICATED),
+        ((2, 1, 1, 4), KV_REPLICATED),
     ],
 )
 def test_golden_shardings(shape, changed):
     mesh = make_mesh(MeshConfig(*shape))
-    assert dict(mesh.shape) == dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
+    assert dict(mesh.shape) == dict(zip(partitioning.AXES, shape, strict=True))
     shardings = flatten(partitioning.tree_shardings(boxed_params(CONFIG), mesh))
     found = {name: tuple(sharding.spec) for name, sharding in shardings.items()}
     assert found == {**GOLDEN, **changed}
 
 
 def test_the_shards_of_a_parameter_have_the_sizes_that_the_rules_say():
-    mesh = make_mesh(MeshConfig(1, 4, 2))
+    mesh = make_mesh(MeshConfig(1, 4, 1, 2))
     boxed = boxed_params(CONFIG)
     shardings = flatten(partitioning.tree_shardings(boxed, mesh))
     up = jax.device_put(np.zeros((2, 32, 48), np.float32), shardings["layers/mlp/up"])
@@ -79,7 +89,7 @@ def test_the_shards_of_a_parameter_have_the_sizes_that_the_rules_say():
 
 def test_an_axis_that_does_not_divide_is_replicated():
     odd = dataclasses.replace(CONFIG, vocab_size=63, embed_dim=30, mlp_dim=47)
-    mesh = make_mesh(MeshConfig(1, 4, 2))
+    mesh = make_mesh(MeshConfig(1, 4, 1, 2))
     shardings = flatten(partitioning.tree_shardings(boxed_params(odd), mesh))
     assert tuple(shardings["embedding"].spec) == (None, None)
     assert tuple(shardings["layers/mlp/down"].spec) == (None, None, None)
@@ -96,20 +106,20 @@ def test_every_logical_axis_of_the_model_has_a_rule():
 
 
 def test_leaves_without_axes_are_replicated():
-    mesh = make_mesh(MeshConfig(2, 2, 2))
+    mesh = make_mesh(MeshConfig(2, 2, 1, 2))
     tree = {"count": jax.ShapeDtypeStruct((8,), jnp.int32)}
     assert partitioning.tree_shardings(tree, mesh)["count"].spec == PartitionSpec()
 
 
 def test_a_batch_is_split_over_data_and_fsdp():
-    mesh = make_mesh(MeshConfig(2, 2, 2))
+    mesh = make_mesh(MeshConfig(2, 2, 1, 2))
     batch = jax.device_put(np.arange(8), partitioning.batch_sharding(mesh))
     rows = {tuple(shard.data.tolist()) for shard in batch.addressable_shards}
     assert rows == {(0, 1), (2, 3), (4, 5), (6, 7)}
 
 
 def test_rules_make_a_constraint_mean_the_mesh():
-    mesh = make_mesh(MeshConfig(1, 4, 2))
+    mesh = make_mesh(MeshConfig(1, 4, 1, 2))
 
     @jax.jit
     def constrained(x):
@@ -123,10 +133,11 @@ def test_rules_make_a_constraint_mean_the_mesh():
 @pytest.mark.parametrize(
     ("config", "shape"),
     [
-        (MeshConfig(), (8, 1, 1)),
-        (MeshConfig(fsdp=4), (2, 4, 1)),
-        (MeshConfig(fsdp=2, tensor=4), (1, 2, 4)),
-        (MeshConfig(data=4, tensor=2), (4, 1, 2)),
+        (MeshConfig(), (8, 1, 1, 1)),
+        (MeshConfig(fsdp=4), (2, 4, 1, 1)),
+        (MeshConfig(fsdp=2, tensor=4), (1, 2, 1, 4)),
+        (MeshConfig(data=4, tensor=2), (4, 1, 1, 2)),
+        (MeshConfig(fsdp=2, sequence=2), (2, 2, 2, 1)),
     ],
 )
 def test_data_takes_the_devices_that_are_left(config, shape):
@@ -138,6 +149,26 @@ def test_devices_may_be_given():
     assert mesh.devices.ravel().tolist() == jax.devices()[2:4]
 
 
+class _Device:
+    """A device of a slice, as TPUs are."""
+
+    platform = device_kind = "cpu"
+
+    def __init__(self, index):
+        self.id, self.slice_index, self.process_index = index, index % 2, index % 2
+
+
+def test_slices_are_joined_along_data_alone():
+    devices = [_Device(index) for index in range(8)]
+    config = MeshConfig(data=2, fsdp=2, tensor=2, slices=2)
+    arranged = partitioning._arrange(devices, (2, 2, 1, 2), config.slices)
+    slices = np.vectorize(lambda device: device.slice_index)(arranged)
+    assert slices.reshape(2, 4).tolist() == [[0] * 4, [1] * 4]
+    assert make_mesh(config).devices.shape == (2, 2, 1, 2)  # devices that are in no slice
+    with pytest.raises(UsageError, match="slices = 2 does not divide data = 1"):
+        make_mesh(MeshConfig(data=1, fsdp=8, slices=2))
+
+
 @pytest.mark.parametrize(
     "config",
     [MeshConfig(data=3), MeshConfig(fsdp=3), MeshConfig(tensor=16), MeshConfig(data=2, fsdp=2)],
@@ -147,7 +178,7 @@ def test_a_mesh_that_does_not_fit_is_one_sentence(config):
         make_mesh(config)
     message = str(caught.value)
     assert "8 devices" in message
-    assert f"data={config.data} fsdp={config.fsdp} tensor={config.tensor}" in message
+    assert f"tensor={config.tensor} does not divide" in message
     assert "\n" not in message
 
 

@@ -140,3 +140,15 @@ def test_a_stage_before_its_inputs_names_the_command(humpback):
     assert code == 1, message
     assert "humpback segment" in message
     assert _is_one_sentence(message)
+
+
+def test_a_batch_that_was_refused_can_be_bound_anew(humpback):
+    """Nothing is written before it is known that model, batch and mesh fit each other."""
+    for stage in ("world", "seed", "base"):
+        assert humpback(stage)[0] == 0
+    train = "train --model=M0"
+    code, message = humpback(train, "--gin.MeshConfig.fsdp=4", "--gin.BATCH_SIZE=6")
+    assert code == 2
+    assert "a batch of 6 rows cannot be split" in message
+    assert _is_one_sentence(message)
+    assert humpback(train, "--gin.MeshConfig.fsdp=4", "--gin.BATCH_SIZE=8")[0] == 0

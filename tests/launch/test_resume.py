@@ -46,16 +46,22 @@ def _run(command, folder):
 
 def _without_times(value):
     if isinstance(value, dict):
-        return {k: _without_times(v) for k, v in value.items() if k not in TIMED}
+        return {
+            k: _without_times(v)
+            for k, v in value.items()
+            if k not in TIMED and not k.startswith("timing/")
+        }
     return value
 
 
 def _contents(run_dir):
-    """Returns what each file says, times and Orbax's own folders left out."""
+    """Returns what each file says, but for times, TensorBoard's events and Orbax's folders."""
     found = {}
     for path in sorted(run_dir.rglob("*")):
         name = str(path.relative_to(run_dir))
         if path.is_dir() or "checkpoint_" in name or ".tmp-" in name or name.endswith(".html"):
+            continue
+        if "events.out.tfevents" in name:
             continue
         if path.suffix == ".jsonl" and path.parent.name == "train":
             rows = [_without_times(json.loads(line)) for line in path.read_text().splitlines()]

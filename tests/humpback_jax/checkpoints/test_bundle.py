@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from humpback_jax.checkpoints import bundle, huggingface, orbax
-from humpback_jax.data.tokenizer import MODEL_NAME, Tokenizer, train_tokenizer
+from humpback_jax.data.sentencepiece_tokenizer import MODEL_NAME, train_tokenizer
+from humpback_jax.data.tokenizer_files import load_tokenizer
 from humpback_jax.errors import UserError
 from humpback_jax.models.init import flatten
 from humpback_jax.partitioning import MeshConfig, make_mesh
@@ -32,7 +33,7 @@ def their_folder(tmp_path_factory, tokenizer):
         "embedding": rng.normal(size=(288, 32)).astype(np.float32),
         "output": rng.normal(size=(32, 288)).astype(np.float32),
     }
-    huggingface.write_model(folder, config, params, (2, 5), 1, tokenizer.model)
+    huggingface.write_model(folder, config, params, (2, 5), tokenizer)
     return folder
 
 
@@ -66,11 +67,11 @@ def test_a_card_comes_back(our_folder, their_folder):
 
 @pytest.mark.parametrize("shape", [None, (2, 2, 2), (1, 4, 2)])
 def test_both_kinds_of_folder_give_the_same_model(our_folder, their_folder, shape):
-    mesh = make_mesh(MeshConfig(*shape)) if shape else None
+    mesh = make_mesh(MeshConfig(*shape[:2], tensor=shape[2])) if shape else None
     ours, theirs = bundle.load_model(our_folder, mesh), bundle.load_model(their_folder, mesh)
     assert ours.config == theirs.config
     assert ours.eos_ids == theirs.eos_ids == (2, 5)
-    assert ours.tokenizer.model == theirs.tokenizer.model
+    assert ours.tokenizer.files() == theirs.tokenizer.files()
     for name, leaf in flatten(ours.params).items():
         other = flatten(theirs.params)[name]
         np.testing.assert_array_equal(leaf, other, err_msg=name)
@@ -80,7 +81,7 @@ def test_both_kinds_of_folder_give_the_same_model(our_folder, their_folder, shap
 
 
 def test_parameters_lie_where_the_rules_say(our_folder):
-    model = bundle.load_model(our_folder, make_mesh(MeshConfig(1, 4, 2)))
+    model = bundle.load_model(our_folder, make_mesh(MeshConfig(1, 4, tensor=2)))
     up = model.params["layers"]["mlp"]["up"]
     assert {shard.data.shape for shard in up.addressable_shards} == {(3, 8, 28)}
     alone = bundle.load_model(our_folder).params["layers"]["mlp"]["up"]
@@ -88,11 +89,20 @@ def test_parameters_lie_where_the_rules_say(our_folder):
 
 
 @pytest.mark.parametrize("folder", ["our_folder", "their_folder"])
-def test_the_dtype_of_the_computation_may_be_chosen(folder, request):
-    model = bundle.load_model(request.getfixturevalue(folder), dtype="bfloat16")
-    assert model.config.dtype == "bfloat16"
-    assert model.config.param_dtype == "float32"
-    assert model.params["embedding"].dtype == np.float32
+def test_the_dtype_may_be_chosen(folder, request):
+    """Of the computation and of the parameters, which are cast as they are loaded."""
+    path = request.getfixturevalue(folder)
+    model = bundle.load_model(path, dtype="bfloat16")
+    assert model.config.dtype == model.config.param_dtype == "bfloat16"
+    whole = flatten(bundle.load_model(path).params)
+    for name, leaf in flatten(model.params).items():
+        np.testing.assert_array_equal(leaf, whole[name].astype("bfloat16"), err_msg=name)
+
+
+@pytest.mark.parametrize("folder", ["our_folder", "their_folder"])
+def test_the_fingerprint_is_known_without_loading(folder, request):
+    path = request.getfixturevalue(folder)
+    assert bundle.fingerprint(path) == bundle.load_model(path).fingerprint
 
 
 def test_a_card_of_ours_goes_before_a_config_of_theirs(our_folder, their_folder, tmp_path):
@@ -113,7 +123,7 @@ def test_a_folder_without_its_tokenizer(our_folder, their_folder, tmp_path):
         copy = tmp_path / str(i)
         shutil.copytree(folder, copy)
         (copy / MODEL_NAME).unlink()
-        _refused(lambda copy=copy: bundle.load_model(copy), copy, f"no {MODEL_NAME}")
+        _refused(lambda copy=copy: bundle.load_model(copy), copy, f"neither {MODEL_NAME}")
 
 
 def test_a_folder_without_its_checkpoint(our_folder, tmp_path):
@@ -128,6 +138,15 @@ def test_a_broken_card_is_named(tmp_path, content):
     _refused(lambda: bundle.read_card(tmp_path), tmp_path / "model.json")
 
 
+def test_a_card_of_an_earlier_version_is_read(our_folder, tmp_path):
+    """What the configuration had not yet is as it was then: absent."""
+    card = json.loads((our_folder / "model.json").read_text())
+    for key in ("qkv_bias", "qk_norm", "attention"):
+        card["config"].pop(key)
+    (tmp_path / "model.json").write_text(json.dumps({**card, "of_a_later_version": 1}))
+    assert bundle.read_card(tmp_path) == bundle.read_card(our_folder)
+
+
 def test_a_card_with_an_unknown_key_is_named(our_folder, tmp_path):
     card = json.loads((our_folder / "model.json").read_text())
     card["config"]["sliding_window"] = 7
@@ -137,7 +156,7 @@ def test_a_card_with_an_unknown_key_is_named(our_folder, tmp_path):
 
 def test_the_card_is_written_after_the_tokenizer(our_folder, tmp_path, monkeypatch):
     card = bundle.read_card(our_folder)
-    tokenizer = Tokenizer.from_folder(our_folder)
+    tokenizer = load_tokenizer(our_folder)
 
     def no_room(*_):
         raise UserError("full")

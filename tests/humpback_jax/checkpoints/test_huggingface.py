@@ -5,73 +5,29 @@ import llama_variants
 import ml_dtypes
 import numpy as np
 import pytest
+import small_tokenizers
 from safetensors.numpy import load_file, save_file
 
-from humpback_jax.checkpoints import huggingface
-from humpback_jax.errors import UserError
-from humpback_jax.models.config import RopeScaling
+from humpback_jax.checkpoints import foreign, huggingface, stored
 from humpback_jax.models.init import abstract_params, flatten
+from humpback_jax.partitioning import MeshConfig, make_mesh
+from humpback_jax.prompts import Prompts
 
-TOKENIZER = b"the tokenizer's bytes"
-
-
-@pytest.fixture(params=llama_variants.VARIANTS)
-def folder(request, tmp_path):
-    path = tmp_path / request.param
-    llama_variants.write_folder(request.param, path)
-    return path
+TOKENIZER = small_tokenizers.packaged()
 
 
-@pytest.fixture
-def plain(tmp_path):
-    path = tmp_path / "plain"
-    llama_variants.write_folder("plain", path)
-    return path
+def _export(model, folder, **options):
+    huggingface.write_model(folder, model.config, model.params, model.eos_ids, TOKENIZER, **options)
 
 
-def _change_config(folder, **changes):
-    """Binds keys of config.json; None removes one."""
-    path = folder / "config.json"
-    config = {**json.loads(path.read_text()), **changes}
-    path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
-
-
-def _change_weights(folder, change):
-    path = folder / "model.safetensors"
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path)
-
-
-def _export(model, folder):
-    huggingface.write_model(folder, model.config, model.params, model.eos_ids, 1, TOKENIZER)
-
-
-def _bytes(folder):
-    return {
-        name: (tensor.dtype, tensor.shape, tensor.tobytes())
-        for name, tensor in load_file(folder / "model.safetensors").items()
-    }
-
-
-def _refused(call, *words):
-    """Checks that a call raises a UserError of one line that holds all words."""
-    with pytest.raises(UserError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert str(word) in message
-
-
-def test_every_tensor_comes_back_byte_by_byte(folder, tmp_path):
+def test_every_tensor_comes_back_byte_by_byte(folder, tmp_path, tensor_bytes):
     model = huggingface.read_model(folder)
     _export(model, tmp_path / "out")
-    assert _bytes(tmp_path / "out") == _bytes(folder)
+    assert tensor_bytes(tmp_path / "out") == tensor_bytes(folder)
     again = huggingface.read_model(tmp_path / "out")
     assert again.config == model.config
     assert again.eos_ids == model.eos_ids == (2,)
-    assert (tmp_path / "out" / "tokenizer.model").read_bytes() == TOKENIZER
+    assert (tmp_path / "out" / "tokenizer.model").read_bytes() == TOKENIZER.model
 
 
 def test_the_parameters_are_those_of_the_model(folder):
@@ -81,26 +37,87 @@ def test_the_parameters_are_those_of_the_model(folder):
 
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
-def test_half_precision_comes_back_byte_by_byte(plain, tmp_path, dtype):
-    def narrow(tensors):
-        tensors.update({name: tensor.astype(dtype) for name, tensor in tensors.items()})
-
-    _change_weights(plain, narrow)
-    _export(huggingface.read_model(plain), tmp_path / "out")
-    assert _bytes(tmp_path / "out") == _bytes(plain)
+def test_half_precision_comes_back_byte_by_byte(
+    plain, tmp_path, change_weights, tensor_bytes, dtype
+):
+    change_weights(plain, lambda tensors: tensors.update(_cast(tensors, dtype)))
+    model = huggingface.read_model(plain)
+    assert model.config.param_dtype == np.dtype(dtype).name
+    _export(model, tmp_path / "out")
+    assert tensor_bytes(tmp_path / "out") == tensor_bytes(plain)
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert written["torch_dtype"] == np.dtype(dtype).name
 
 
-def test_parameters_on_devices_are_exported_alike(plain, tmp_path):
-    model = huggingface.read_model(plain)
-    huggingface.write_model(
-        tmp_path / "out", model.config, jax.device_put(model.params), (2,), 1, TOKENIZER
+def _cast(tensors, dtype):
+    return {name: tensor.astype(dtype) for name, tensor in tensors.items()}
+
+
+def test_mixed_types_become_the_widest(plain, change_weights):
+    def mix(tensors):
+        tensors.update(_cast(tensors, ml_dtypes.bfloat16))
+        tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(np.float32)
+
+    change_weights(plain, mix)
+    model = huggingface.open_model(plain)
+    assert model.config.param_dtype == "float32"
+    assert model.notes == ("the tensors are of bfloat16 and float32: all become float32",)
+    assert not huggingface.open_model(plain, "bfloat16").notes
+    change_weights(plain, lambda t: t.update({"model.norm.weight": np.ones(32, np.float16)}))
+    assert huggingface.open_model(plain).config.param_dtype == "float32"
+
+
+def test_parameters_are_cast_as_they_are_read(plain):
+    whole = huggingface.read_model(plain)
+    model = huggingface.open_model(plain, "bfloat16")
+    params = model.params(foreign.targets(model.config, None))
+    jax.tree.map(
+        lambda narrow, wide: np.testing.assert_array_equal(narrow, wide.astype("bfloat16")),
+        params,
+        whole.params,
     )
-    assert _bytes(tmp_path / "out") == _bytes(plain)
 
 
-def test_weights_may_lie_in_several_files(plain, tmp_path):
+@pytest.mark.parametrize("mesh", [MeshConfig(1, 8), MeshConfig(2, 2, tensor=2)])
+def test_each_device_is_given_its_part(folder, mesh, tmp_path, tensor_bytes):
+    model = huggingface.open_model(folder)
+    targets = foreign.targets(model.config, make_mesh(mesh))
+    params = model.params(targets)
+    alone = huggingface.read_model(folder).params
+    for (name, spread), whole, target in zip(
+        flatten(params).items(), jax.tree.leaves(alone), jax.tree.leaves(targets), strict=True
+    ):
+        assert spread.sharding == target.sharding, name
+        np.testing.assert_array_equal(spread, whole, err_msg=name)
+    huggingface.write_model(tmp_path / "out", model.config, params, (2,), TOKENIZER)
+    assert tensor_bytes(tmp_path / "out") == tensor_bytes(folder)
+
+
+def test_what_is_not_asked_for_is_not_read(plain, monkeypatch):
+    """A process of several reads the rows that its devices hold."""
+    rows, whole = [], stored.StoredTensor._rows
+
+    def count(self, start, stop, row_bytes):
+        rows.append(stop - start)
+        return whole(self, start, stop, row_bytes)
+
+    monkeypatch.setattr(stored.StoredTensor, "_rows", count)
+    model = huggingface.open_model(plain)
+    assert rows == []
+    place, out = model.places["layers/mlp/up"], np.empty((32, 7), np.float32)
+    name = "model.layers.1.mlp.up_proj.weight"
+    place.read(model.tensors[name], (slice(0, 32), slice(7, 14)), out)
+    assert rows == [7]
+    assert np.array_equal(out.T, load_file(plain / "model.safetensors")[name][7:14])
+
+
+def test_large_tensors_are_read_in_blocks(folder, monkeypatch):
+    whole = huggingface.read_model(folder)
+    monkeypatch.setattr(stored, "_BLOCK_BYTES", 300)
+    jax.tree.map(np.testing.assert_array_equal, whole.params, huggingface.read_model(folder).params)
+
+
+def test_weights_may_lie_in_several_files(plain):
     whole = huggingface.read_model(plain)
     tensors = load_file(plain / "model.safetensors")
     (plain / "model.safetensors").unlink()
@@ -108,111 +125,71 @@ def test_weights_may_lie_in_several_files(plain, tmp_path):
     for i in range(2):
         part = {name: tensors[name] for name in names[i::2]}
         save_file(part, plain / f"model-0000{i + 1}-of-00002.safetensors")
-    parts = huggingface.read_model(plain)
-    jax.tree.map(np.testing.assert_array_equal, whole.params, parts.params)
+    save_file({"norm.weight": tensors["model.norm.weight"]}, plain / "consolidated.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, whole.params, huggingface.read_model(plain).params)
 
 
-def test_a_config_of_transformers_5_is_read_like_one_of_4(folder, tmp_path):
-    before, _ = huggingface.read_config(folder)
-    raw = json.loads((folder / "config.json").read_text())
-    rope = raw.pop("rope_scaling", None) or {"rope_type": "default"}
-    rope["rope_theta"] = raw.pop("rope_theta")
-    raw["dtype"] = raw.pop("torch_dtype")
-    (folder / "config.json").write_text(json.dumps({**raw, "rope_parameters": rope}))
-    after, _ = huggingface.read_config(folder)
-    assert after == before
+def test_weights_are_written_into_files_of_bounded_size(folder, tmp_path, tensor_bytes):
+    model, out = huggingface.read_model(folder), tmp_path / "out"
+    _export(model, out, max_file_bytes=20000)
+    files = sorted(path.name for path in out.glob("*.safetensors"))
+    assert len(files) > 3
+    assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    for path in out.glob("*.safetensors"):
+        tensors = load_file(path)
+        assert sum(t.nbytes for t in tensors.values()) <= 20000 or len(tensors) == 1
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == 4 * model.config.num_parameters
+    assert {n: name for name in files for n in load_file(out / name)} == index["weight_map"]
+    assert tensor_bytes(out) == tensor_bytes(folder)
+    again = huggingface.read_model(out)
+    jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
 
 
-def test_the_keys_of_transformers_4_are_written(tmp_path):
-    """transformers 4 reads the keys of 5 as rope_theta 10000 without scaling, silently."""
-    llama_variants.write_folder("llama3_rope", tmp_path / "in")
-    _export(huggingface.read_model(tmp_path / "in"), tmp_path / "out")
-    written = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert written["rope_theta"] == 500000.0
-    assert written["rope_scaling"] == {
-        "rope_type": "llama3",
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 32,
-    }
-    assert written["torch_dtype"] == "float32"
-    assert "rope_parameters" not in written
-    before = json.loads((tmp_path / "in" / "config.json").read_text())
-    assert {k: written[k] for k in before} == before
+def test_an_earlier_export_leaves_nothing(plain, tmp_path):
+    model, out = huggingface.read_model(plain), tmp_path / "out"
+    _export(model, out, max_file_bytes=20000)
+    _export(model, out, prompts=Prompts())
+    assert sorted(path.name for path in out.iterdir()) == [
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.model",
+        "tokenizer_config.json",
+    ]
 
 
-def test_llama3_scaling_is_read(tmp_path):
-    llama_variants.write_folder("llama3_rope", tmp_path)
-    config, _ = huggingface.read_config(tmp_path)
-    assert config.rope_scaling == RopeScaling(8.0, 1.0, 4.0, 32)
-    assert config.rope_theta == 500000.0
+def test_a_broken_export_is_no_model(plain, tmp_path, monkeypatch, refused):
+    model, out = huggingface.read_model(plain), tmp_path / "out"
+    _export(model, out)
+
+    def no_room(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(huggingface.safetensors_files, "_write_file", no_room)
+    refused(lambda: _export(model, out), "model.safetensors", "No space left")
+    assert not (out / "config.json").exists()
+    assert not list(out.glob(".tmp-*"))
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"), [(2, (2,)), ([128001, 128009], (128001, 128009)), (None, (2,))]
-)
-def test_eos_may_be_one_id_or_several(plain, tmp_path, given, expected):
-    _change_config(plain, eos_token_id=given)
+def test_eos_and_bos_are_written(plain, tmp_path):
     model = huggingface.read_model(plain)
-    assert model.eos_ids == expected
-    _export(model, tmp_path / "out")
+    huggingface.write_model(tmp_path, model.config, model.params, (5, 7), TOKENIZER)
     for name in ("config.json", "generation_config.json"):
-        written = json.loads((tmp_path / "out" / name).read_text())
-        assert written["eos_token_id"] == (given or 2)
+        written = json.loads((tmp_path / name).read_text())
+        assert written["eos_token_id"] == [5, 7]
         assert written["bos_token_id"] == 1
 
 
-def test_eos_may_be_null(plain):
-    raw = json.loads((plain / "config.json").read_text())
-    (plain / "config.json").write_text(json.dumps({**raw, "eos_token_id": None}))
-    assert huggingface.read_config(plain)[1] == (2,)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"model_type": "mistral"},
-        {"model_type": None},
-        {"attention_bias": True},
-        {"mlp_bias": True},
-    ],
-)
-def test_another_model_is_refused(plain, changes):
-    _change_config(plain, **changes)
-    _refused(lambda: huggingface.read_config(plain), plain / "config.json", "only LLaMA")
-
-
-def test_another_scaling_is_refused(plain):
-    _change_config(plain, rope_scaling={"type": "linear", "factor": 2.0})
-    _refused(lambda: huggingface.read_config(plain), "'linear'", "llama3")
-
-
-@pytest.mark.parametrize(
-    "key", ["vocab_size", "hidden_size", "num_hidden_layers", "rms_norm_eps", "intermediate_size"]
-)
-def test_a_missing_key_of_the_config_is_named(plain, key):
-    _change_config(plain, **{key: None})
-    _refused(lambda: huggingface.read_config(plain), plain / "config.json", key)
-
-
-def test_a_missing_key_of_the_scaling_is_named(plain):
-    _change_config(plain, rope_scaling={"rope_type": "llama3", "factor": 2.0})
-    _refused(lambda: huggingface.read_config(plain), plain / "config.json", "low_freq_factor")
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]"])
-def test_a_broken_config_is_named(plain, content):
-    (plain / "config.json").write_bytes(content)
-    _refused(lambda: huggingface.read_config(plain), plain / "config.json")
-
-
-def test_missing_files_are_named(plain):
+def test_missing_files_are_named(plain, refused):
     (plain / "model.safetensors").unlink()
-    _refused(lambda: huggingface.read_model(plain), plain, "no *.safetensors")
-    (plain / "config.json").unlink()
-    _refused(lambda: huggingface.read_model(plain), plain, "no config.json")
-    _refused(lambda: huggingface.read_model(plain / "nowhere"), "nowhere", "no config.json")
+    refused(lambda: huggingface.open_model(plain), plain, "no *.safetensors")
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    (plain / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(lambda: huggingface.open_model(plain), plain, "no model-00001-of-00002.safetensors")
+    (plain / "model.safetensors.index.json").write_text("[]")
+    refused(lambda: huggingface.open_model(plain), "index.json", "weight_map")
 
 
 @pytest.mark.parametrize(
@@ -224,34 +201,83 @@ def test_missing_files_are_named(plain):
         "model.layers.0.input_layernorm.weight",
     ],
 )
-def test_a_missing_tensor_is_named(plain, name):
-    _change_weights(plain, lambda tensors: tensors.pop(name))
-    _refused(lambda: huggingface.read_model(plain), plain, f"'{name}'")
+def test_a_missing_tensor_is_named(plain, change_weights, refused, name):
+    change_weights(plain, lambda tensors: tensors.pop(name))
+    refused(lambda: huggingface.open_model(plain), plain, f"'{name}'")
+
+
+def test_a_missing_bias_is_named(tmp_path, change_weights, refused):
+    llama_variants.write_folder("qwen2", tmp_path)
+    name = "model.layers.1.self_attn.k_proj.bias"
+    change_weights(tmp_path, lambda tensors: tensors.pop(name))
+    refused(lambda: huggingface.open_model(tmp_path), f"'{name}' [16]")
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"),
+    ("name", "shape", "wanted"),
     [
-        ("model.layers.1.self_attn.k_proj.weight", (16, 32)),
-        ("model.layers.1.mlp.up_proj.weight", (32, 56)),  # [in, out] where [out, in] is meant
-        ("model.embed_tokens.weight", (32, 96)),
-        ("model.norm.weight", (33,)),
+        ("model.layers.1.self_attn.k_proj.weight", (16, 32), "[32, 32]"),
+        ("model.layers.1.mlp.up_proj.weight", (32, 56), "[56, 32]"),  # [in, out] for [out, in]
+        ("model.embed_tokens.weight", (32, 96), "[96, 32]"),
+        ("model.norm.weight", (33,), "[32]"),
     ],
 )
-def test_a_tensor_of_another_shape_is_named(plain, name, shape):
-    _change_weights(plain, lambda tensors: tensors.update({name: np.zeros(shape, np.float32)}))
-    _refused(lambda: huggingface.read_model(plain), f"'{name}'", "do not belong together")
+def test_a_tensor_of_another_shape_is_named(plain, change_weights, refused, name, shape, wanted):
+    change_weights(plain, lambda tensors: tensors.update({name: np.zeros(shape, np.float32)}))
+    words = [f"'{name}'", list(shape), wanted, "do not belong together"]
+    refused(lambda: huggingface.open_model(plain), *words)
 
 
-@pytest.mark.parametrize("size", [0, 4, 1000])
-def test_a_cut_weight_file_is_named(plain, size):
+def test_a_tensor_too_many_is_named(plain, change_weights, refused):
+    bias = np.zeros(32, np.float32)
+    extra = {f"model.layers.{i}.self_attn.q_proj.bias": bias for i in range(3)}
+    change_weights(plain, lambda tensors: tensors.update(extra))
+    words = ["'model.layers.0.self_attn.q_proj.bias' [32]", "and 2 more"]
+    refused(lambda: huggingface.open_model(plain), *words)
+
+
+def test_known_leftovers_are_ignored(tmp_path, change_weights):
+    """Buffers of old versions, and a table beside the one that it is tied to."""
+    llama_variants.write_folder("grouped_tied", tmp_path)
+    extra = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32),
+        "lm_head.weight": np.ones((96, 32), np.float32),
+    }
+    change_weights(tmp_path, lambda tensors: tensors.update(extra))
+    assert "output" not in huggingface.read_model(tmp_path).params
+
+
+def test_quantized_tensors_are_refused(plain, change_weights, refused):
+    codes = {"model.layers.0.mlp.up_proj.weight": np.ones((56, 32), np.int8)}
+    change_weights(plain, lambda tensors: tensors.update(codes))
+    refused(lambda: huggingface.open_model(plain), "up_proj", "unquantized")
+
+
+def test_a_tensor_in_two_files_is_named(plain, refused):
+    tensors = load_file(plain / "model.safetensors")
+    (plain / "model.safetensors").rename(plain / "a.safetensors")
+    save_file({"model.norm.weight": tensors["model.norm.weight"]}, plain / "b.safetensors")
+    refused(lambda: huggingface.open_model(plain), "'model.norm.weight'", "a.saf", "b.saf")
+
+
+@pytest.mark.parametrize("size", [0, 4, 1000, -4])
+def test_a_cut_weight_file_is_named(plain, refused, size):
     path = plain / "model.safetensors"
     path.write_bytes(path.read_bytes()[:size])
-    _refused(lambda: huggingface.read_model(plain), path, "copy it again")
+    refused(lambda: huggingface.open_model(plain), path, "copy it again")
+
+
+def test_a_garbled_header_is_named(plain, refused):
+    path = plain / "model.safetensors"
+    for old, new in ((b"data_offsets", b"data_offset_"), (b'"F32"', b'"F16"'), (b"{", b"<")):
+        content = path.read_bytes()
+        path.write_bytes(content.replace(old, new, 1))
+        refused(lambda: huggingface.open_model(plain), path, "copy it again")
+        path.write_bytes(content)
 
 
 def test_the_digest_sees_every_file(plain):
-    (plain / "tokenizer.model").write_bytes(TOKENIZER)
+    (plain / "tokenizer.model").write_bytes(TOKENIZER.model)
     digests = [huggingface.folder_digest(plain)]
     (plain / "README.md").write_text("not part of the model")
     assert huggingface.folder_digest(plain) == digests[0]
@@ -264,7 +290,7 @@ def test_the_digest_sees_every_file(plain):
     assert len({*digests}) == 4
 
 
-def test_a_real_folder(shared, tmp_path):
+def test_a_real_folder(shared, tmp_path, tensor_bytes):
     """stories260K, written by transformers 5."""
     folder = shared / "models" / "stories260K"
     if not folder.is_dir():
@@ -273,4 +299,4 @@ def test_a_real_folder(shared, tmp_path):
     assert (model.config.num_layers, model.config.num_kv_heads, model.config.head_dim) == (5, 4, 8)
     assert sum(leaf.size for leaf in jax.tree.leaves(model.params)) == model.config.num_parameters
     _export(model, tmp_path / "out")
-    assert _bytes(tmp_path / "out") == _bytes(folder)
+    assert tensor_bytes(tmp_path / "out") == tensor_bytes(folder)

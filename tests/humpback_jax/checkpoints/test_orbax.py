@@ -3,12 +3,15 @@ import json
 import re
 import resource
 import shutil
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from orbax.checkpoint import v1 as ocp
 
 from humpback_jax.checkpoints import orbax
 from humpback_jax.errors import UserError
@@ -32,6 +35,10 @@ CONFIG = LlamaConfig(
     tie_embeddings=False,
 )
 OPTIMIZER = make_optimizer(OptimizerConfig(), 10)
+
+
+def _mesh(*shape):
+    return make_mesh(MeshConfig(*shape))
 
 
 def _one_device():
@@ -61,15 +68,15 @@ def params():
 def saved(tmp_path_factory, params):
     """Returns (folder, the state as numpy): a state with moments, saved on the mesh (1, 4, 2)."""
     folder = tmp_path_factory.mktemp("saved")
-    state = train_step.make_state(params, OPTIMIZER, _shardings(make_mesh(MeshConfig(1, 4, 2))))
+    state = train_step.make_state(CONFIG, params, OPTIMIZER, _shardings(_mesh(1, 4, 1, 2)))
     rng = np.random.default_rng(1)
     moments = jax.tree.map(
         lambda x: jax.device_put((rng.normal(0, 9, x.shape)).astype(x.dtype), x.sharding),
         state.opt_state,
     )
     state = state.replace(step=state.step + 7, opt_state=moments)
-    with orbax.manager(folder) as checkpointer:
-        orbax.save(checkpointer, 7, state, {"batches": 11})
+    with orbax.Checkpointer(folder) as checkpointer:
+        checkpointer.save(7, state, {"batches": 11})
     return folder, jax.device_get(state)
 
 
@@ -83,13 +90,13 @@ def _assert_same(tree, expected):
         assert np.asarray(got).tobytes() == np.asarray(want).tobytes(), name
 
 
-@pytest.mark.parametrize("shape", [None, (2, 2, 2), (1, 4, 2), (8, 1, 1)])
+@pytest.mark.parametrize("shape", [None, (2, 2, 1, 2), (1, 4, 1, 2), (8, 1, 1, 1)])
 def test_a_state_is_restored_bit_by_bit_on_any_mesh(saved, shape):
     folder, expected = saved
-    mesh = make_mesh(MeshConfig(*shape)) if shape else _one_device()
-    with orbax.manager(folder) as checkpointer:
-        assert orbax.latest_step(checkpointer) == 7
-        state, data = orbax.restore(checkpointer, 7, _abstract(mesh))
+    mesh = _mesh(*shape) if shape else _one_device()
+    with orbax.Checkpointer(folder) as checkpointer:
+        assert checkpointer.latest == 7
+        state, data = checkpointer.restore(7, _abstract(mesh))
     assert data == {"batches": 11}
     _assert_same(state, expected)
     found = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -98,20 +105,21 @@ def test_a_state_is_restored_bit_by_bit_on_any_mesh(saved, shape):
     )
 
 
-@pytest.mark.parametrize("shape", [None, (2, 2, 2)])
+@pytest.mark.parametrize("shape", [None, (2, 2, 1, 2)])
 def test_parameters_alone(saved, shape):
     folder, expected = saved
-    target = _abstract(make_mesh(MeshConfig(*shape)) if shape else _one_device()).params
+    target = _abstract(_mesh(*shape) if shape else _one_device()).params
     params = orbax.restore_params(folder / "checkpoint_7", target)
     _assert_same(params, expected.params)
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path, params):
-    with orbax.manager(tmp_path, keep=2) as checkpointer:
-        assert orbax.latest_step(checkpointer) is None
+    with orbax.Checkpointer(tmp_path, keep=2) as checkpointer:
+        assert checkpointer.latest is None
         for step in (1, 2, 3):
-            orbax.save(checkpointer, step, {"params": params}, {"batches": step})
-        assert orbax.latest_step(checkpointer) == 3
+            checkpointer.save(step, {"params": params}, {"batches": step})
+        checkpointer.wait()
+        assert checkpointer.latest == 3
     kept = [path.name for path in tmp_path.iterdir() if path.name.startswith("checkpoint_")]
     assert sorted(kept) == ["checkpoint_2", "checkpoint_3"]
 
@@ -121,9 +129,9 @@ def test_what_a_kill_left_half_saved_is_not_the_newest(tmp_path, saved):
     shutil.copytree(folder, tmp_path / "copy")
     half = tmp_path / "copy" / "checkpoint_8.orbax-checkpoint-tmp"
     shutil.copytree(tmp_path / "copy" / "checkpoint_7", half)
-    with orbax.manager(tmp_path / "copy") as checkpointer:
-        assert orbax.latest_step(checkpointer) == 7
-        state, _ = orbax.restore(checkpointer, 7, _abstract(_one_device()))
+    with orbax.Checkpointer(tmp_path / "copy") as checkpointer:
+        assert checkpointer.latest == 7
+        state, _ = checkpointer.restore(7, _abstract(_one_device()))
     _assert_same(state, expected)
 
 
@@ -163,8 +171,7 @@ def test_a_missing_checkpoint_is_one_sentence(saved, tmp_path):
     [
         ({"embed_dim": 64}, ["float32[64, 32]", "float32[64, 64]", "embedding"]),
         ({"num_layers": 3}, ["layers/attention/key", "[2, 32, 2, 8]", "[3, 32, 2, 8]"]),
-        ({"param_dtype": "bfloat16"}, ["float32", "bfloat16"]),
-        ({"tie_embeddings": True}, ["output", "wants nothing"]),
+        ({"tie_embeddings": True}, ["output", "nothing is wanted"]),
     ],
 )
 def test_a_checkpoint_of_another_configuration_is_one_sentence(saved, change, words):
@@ -172,6 +179,13 @@ def test_a_checkpoint_of_another_configuration_is_one_sentence(saved, change, wo
     folder, _ = saved
     other = dataclasses.replace(CONFIG, **change)
     _refused(_restore(folder / "checkpoint_7", other), "another model configuration", *words)
+
+
+def test_parameters_may_be_asked_for_in_another_floating_point_type(saved):
+    folder, expected = saved
+    other = dataclasses.replace(CONFIG, param_dtype="bfloat16")
+    params = _restore(folder / "checkpoint_7", other)()
+    _assert_same(params, jax.tree.map(lambda x: x.astype(jnp.bfloat16), expected.params))
 
 
 def test_a_checkpoint_that_lacks_a_parameter_is_one_sentence(tmp_path, params):
@@ -186,8 +200,8 @@ def test_a_state_of_another_configuration_is_one_sentence(saved):
     other = dataclasses.replace(CONFIG, mlp_dim=40)
     shardings = train_step.state_shardings(other, OPTIMIZER, _one_device())
     target = train_step.abstract_state(other, OPTIMIZER, shardings)
-    with orbax.manager(folder) as checkpointer:
-        _refused(lambda: orbax.restore(checkpointer, 7, target), "another model configuration")
+    with orbax.Checkpointer(folder) as checkpointer:
+        _refused(lambda: checkpointer.restore(7, target), "another model configuration")
 
 
 @pytest.fixture
@@ -199,14 +213,86 @@ def small_files():
 
 
 def test_a_save_that_finds_no_room_keeps_earlier_steps(tmp_path, params, small_files):
-    with orbax.manager(tmp_path) as checkpointer:
-        orbax.save(checkpointer, 1, {"params": params}, {"batches": 1})
+    with orbax.Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, {"params": params}, {"batches": 1})
     message = "the checkpoint of step 2 in .* could not be written"
-    with pytest.raises(UserError, match=message), orbax.manager(tmp_path) as checkpointer:
+    with pytest.raises(UserError, match=message), orbax.Checkpointer(tmp_path) as checkpointer:
         small_files()
-        orbax.save(checkpointer, 2, {"params": params}, {"batches": 2})
-    with orbax.manager(tmp_path) as checkpointer:
-        assert orbax.latest_step(checkpointer) == 1
+        checkpointer.save(2, {"params": params}, {"batches": 2})
+    with orbax.Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.latest == 1
+
+
+def test_a_state_of_another_optimizer_is_one_sentence(saved):
+    """Orbax would cast the moments silently."""
+    folder, _ = saved
+    target = _abstract(_one_device())
+    half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), target.opt_state)
+    with orbax.Checkpointer(folder) as checkpointer:
+        _refused(lambda: checkpointer.restore(7, target.replace(opt_state=half)), "optimizer state")
+
+
+def test_a_save_is_not_waited_for(tmp_path, params, monkeypatch):
+    began = threading.Event()
+    wait = ocp.training.Checkpointer.wait
+    monkeypatch.setattr(
+        ocp.training.Checkpointer, "wait", lambda self: (began.set(), wait(self))[1]
+    )
+    with orbax.Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, {"params": params}, {"batches": 1})
+        assert not began.is_set()
+    assert began.is_set()
+
+
+def test_the_failure_of_a_save_in_the_background_is_an_error(tmp_path, params, small_files):
+    message = "step 1 .* could not be written"
+    with pytest.raises(UserError, match=message), orbax.Checkpointer(tmp_path) as checkpointer:
+        small_files()
+        checkpointer.save(1, {"params": params}, {"batches": 1})
+        for _ in range(1000):
+            checkpointer.check()
+            time.sleep(0.01)
+
+
+def test_the_checksum_names_the_leaf(tmp_path, params):
+    orbax.save_params(tmp_path, 0, params)
+    path = tmp_path / "checkpoint_0" / "_CHECKPOINT_METADATA"
+    metadata = json.loads(path.read_text())
+    total = metadata["custom_metadata"]["checksums"]["params/layers/mlp/up"]
+    path.write_text(path.read_text().replace(total, "0" * 16))
+    _refused(_restore(tmp_path / "checkpoint_0"), "the checksum of params/layers/mlp/up is not")
+
+
+def test_without_checksums_nothing_is_read(tmp_path, params):
+    orbax.save_params(tmp_path, 0, params)
+    path = tmp_path / "checkpoint_0" / "_CHECKPOINT_METADATA"
+    metadata = json.loads(path.read_text())
+    for broken in ('{"custom_metadata": {}}', json.dumps({**metadata, "custom_metadata": {}}), "x"):
+        path.write_text(broken)
+        _refused(_restore(tmp_path / "checkpoint_0"), "damaged", "run the same command again")
+    path.unlink()
+    _refused(_restore(tmp_path / "checkpoint_0"), "damaged", "run the same command again")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_bit_that_flips_on_the_disk_is_found_and_its_leaf_named(tmp_path, params, seed):
+    """Orbax reads most of them without a word."""
+    orbax.save_params(tmp_path, 0, params)
+    folder = tmp_path / "checkpoint_0"
+    files = sorted(p for p in (folder / "state").rglob("*") if p.is_file() and "/d/" in str(p))
+    rng = np.random.default_rng(seed)
+    path = files[rng.integers(len(files))]
+    content = bytearray(path.read_bytes())
+    content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+    path.write_bytes(content)
+    try:
+        found = _restore(folder)()
+    except UserError as error:
+        message = str(error)  # some bits tensorstore itself finds broken
+        assert "is damaged" in message or "or damaged" in message
+        assert "\n" not in message
+    else:
+        _assert_same(found, params)  # the bit was in no leaf
 
 
 def test_the_digest_sees_one_bit(params):
@@ -227,7 +313,7 @@ def test_the_digest_sees_names_shapes_and_dtypes():
 
 
 def test_the_digest_does_not_depend_on_the_mesh(params):
-    mesh = make_mesh(MeshConfig(1, 4, 2))
+    mesh = _mesh(1, 4, 1, 2)
     shardings = _shardings(mesh).params
     assert orbax.digest(jax.device_put(params, shardings)) == orbax.digest(params)
 

@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
+from humpback_jax.data.sentencepiece_tokenizer import train_tokenizer
 from humpback_jax.data.tasks import (
     BatchIterator,
     Part,
@@ -11,7 +12,6 @@ from humpback_jax.data.tasks import (
     tokenize,
     tokenize_texts,
 )
-from humpback_jax.data.tokenizer import train_tokenizer
 from humpback_jax.errors import UserError
 from humpback_jax.prompts import Example
 
@@ -139,19 +139,21 @@ def test_too_long_examples_are_counted(tokenizer):
         Example("Reply: " * 30, "the cat"),
         Example("Reply:", " the cat" * 30),
     ]
-    kept, too_long = tokenize(examples, tokenizer, {"inputs": 20, "targets": 20})
+    kept, too_long = tokenize(
+        zip("abc", examples, strict=True), tokenizer, {"inputs": 20, "targets": 20}
+    )
     assert too_long == 2
     prompt, answer = tokenizer.encode_example(examples[0])
-    assert kept == [TokenizedExample(prompt[1:], answer)]
+    assert kept == [TokenizedExample(prompt[1:], answer, "a")]
 
 
 def test_an_example_of_just_the_length_is_kept(tokenizer):
     example = Example("Reply:", " the cat")
     prompt, answer = tokenizer.encode_example(example)
     lengths = {"inputs": len(prompt) - 1, "targets": len(answer)}
-    assert tokenize([example], tokenizer, lengths)[1] == 0
+    assert tokenize([("a", example)], tokenizer, lengths)[1] == 0
     for name in lengths:
-        assert tokenize([example], tokenizer, {**lengths, name: lengths[name] - 1})[1] == 1
+        assert tokenize([("a", example)], tokenizer, {**lengths, name: lengths[name] - 1})[1] == 1
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 1000])

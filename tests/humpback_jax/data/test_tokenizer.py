@@ -1,103 +1,112 @@
-import functools
+"""What every tokenizer keeps to: text never makes a special token, and the prompt's boundary."""
+
 import pickle
 
 import pytest
+import small_tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from humpback_jax.data.tokenizer import MODEL_NAME, Tokenizer, train_tokenizer
-from humpback_jax.errors import UserError
+from humpback_jax.data.json_tokenizer import JsonTokenizer
 from humpback_jax.prompts import Example, Prompts
 
-TEXTS = [
-    "Question:\nWhat is the colour of a ripe tomato?\nReply:\nA ripe tomato is red.",
-    "Tell me the answer : red, green or blue; 12 of 345.",
-    "the cat sat on the mat and the rat ran\n\nthe dog  dug a deep den",
-] * 3
-# What trips tokenizers at a boundary: spaces, newlines, special tokens, bytes, no text at all.
+# What trips tokenizers: spaces, newlines, special tokens whole and in halves, bytes, no text.
+SPECIAL = ["<s>", "</s>", "<unk>", "<pad>", "<|eot_id|>", "<|begin_of_text|>", "<|end_of_text|>"]
+SPECIAL += [
+    "<|start_header_id|>",
+    "<|endoftext|>",
+    "<tool_call>",
+    "<unused915>",
+    "[INST]",
+    "<0x41>",
+]
 PIECES = st.sampled_from(
-    [*" \n\t", "  ", "\n\n", "<s>", "</s>", "<unk>", "<0x41>", "\u2581", "▁▁", "é", "\U0001f600"]
-    + ["the", " cat", "Reply:", "1", "345", "s>", "</", "\u00a0", "\u2028", "x"]
+    [*SPECIAL, *" \n\t", "  ", "\n\n", "\u2581", "▁▁", "é", "\U0001f600", "\u00a0", "\u2028", "x"]
+    + ["the", " cat", "Reply:", "1", "345", "s>", "</", "<|", "eot_id", "|>", "red", " the ", "eot"]
 )
 TEXT = st.lists(PIECES, max_size=8).map("".join) | st.text(max_size=12)
+KINDS = st.sampled_from(sorted(small_tokenizers.ALL)).map(lambda name: small_tokenizers.ALL[name]())
 
 
-@functools.cache
-def _tokenizer():
-    return train_tokenizer(TEXTS, 320)
+@pytest.fixture(params=sorted(small_tokenizers.ALL))
+def tokenizer(request):
+    return small_tokenizers.ALL[request.param]()
 
 
-@pytest.fixture
-def tokenizer():
-    return _tokenizer()
+def _written(tokenizer, text):
+    """Returns what a lossless tokenizer makes of a text: "▁" is how most write a space."""
+    byte_level = tokenizer is small_tokenizers.llama3()
+    return text if byte_level else text.replace("\u2581", " ")
 
 
-def test_training_gives_the_vocabulary_that_was_asked_for(tokenizer):
-    assert tokenizer.vocab_size == 320
-    assert (tokenizer.bos_id, tokenizer.eos_id) == (1, 2)
-    assert train_tokenizer(TEXTS, 320).model == tokenizer.model
-
-
-@given(text=TEXT)
-@example(text="")
-@settings(max_examples=200, deadline=None)
-def test_a_text_comes_back_whole(text):
-    """Bytes stand in for characters that the vocabulary lacks; a lone leading space goes.
-
-    "▁" is how SentencePiece writes a space, so it comes back as one.
-    """
-    tokenizer = _tokenizer()
-    if "\0" in text:
-        return
-    plain = text.replace("\u2581", " ")
-    assert tokenizer.decode(tokenizer.encode(text)) == plain
-
-
-@given(text=TEXT, answer=TEXT)
-@settings(max_examples=200, deadline=None)
-def test_text_never_makes_a_special_token(text, answer):
-    tokenizer = _tokenizer()
-    prompt, target = tokenizer.encode_example(Example(text, answer))
-    assert prompt[0] == tokenizer.bos_id
-    assert target[-1] == tokenizer.eos_id
-    assert not {tokenizer.bos_id, tokenizer.eos_id} & {*prompt[1:], *target[:-1]}
-
-
-@pytest.mark.parametrize("text", ["<s>", "</s>", "a</s>b", "<s>[INST]", "<unk>"])
-def test_special_tokens_in_a_page_are_ordinary_characters(tokenizer, text):
+@given(tokenizer=KINDS, text=TEXT)
+@example(tokenizer=small_tokenizers.llama3(), text="red the tool_call><tool_call>\n <|eot_id|>")
+@example(tokenizer=small_tokenizers.llama2(), text="<s><s> </s>a<s>b <unk>")
+@settings(max_examples=500, deadline=None)
+def test_no_text_makes_a_special_token_and_all_come_back_whole(tokenizer, text):
     ids = tokenizer.encode(text)
-    assert not {0, tokenizer.bos_id, tokenizer.eos_id} & {*ids}
+    assert not tokenizer.special_ids & {*ids}
+    assert {tokenizer.bos_id, tokenizer.eos_id} <= tokenizer.special_ids
+    assert all(0 <= i < tokenizer.vocab_size for i in ids)
+    if "\0" not in text:
+        assert tokenizer.decode(ids) == _written(tokenizer, text)
+
+
+@pytest.mark.parametrize("around", ["{}", "a{}b", " {} ", "{}{}", "\n{}", "the {} cat"])
+@pytest.mark.parametrize("spelled", SPECIAL)
+def test_special_tokens_in_a_page_are_ordinary_characters(tokenizer, spelled, around):
+    text = around.replace("{}", spelled)
+    ids = tokenizer.encode(text)
+    assert not tokenizer.special_ids & {*ids}
     assert tokenizer.decode(ids) == text
 
 
-@given(prompt=TEXT, answer=TEXT)
-@example(prompt="answer :", answer=" red")
-@example(prompt="answer : ", answer="red")
-@example(prompt="Reply:\n", answer="the cat")
-@example(prompt="Reply:\n\n\n", answer="\n\nthe cat")
-@example(prompt="Reply:   ", answer="  the cat")
-@example(prompt="the ca", answer="t sat")
-@example(prompt="", answer="")
-@example(prompt="   ", answer="   ")
+@given(tokenizer=KINDS, text=TEXT, answer=TEXT)
 @settings(max_examples=300, deadline=None)
-def test_a_prompt_in_training_is_the_prompt_at_inference(prompt, answer):
-    tokenizer = _tokenizer()
+def test_an_example_has_one_bos_and_one_eos(tokenizer, text, answer):
+    prompt, target = tokenizer.encode_example(Example(text, answer))
+    assert prompt[0] == tokenizer.bos_id
+    assert target[-1] == tokenizer.eos_id
+    assert not tokenizer.special_ids & {*prompt[1:], *target[:-1]}
+
+
+@given(tokenizer=KINDS, prompt=TEXT, answer=TEXT)
+@example(tokenizer=small_tokenizers.llama3(), prompt="answer :", answer=" red")
+@example(tokenizer=small_tokenizers.llama2(), prompt="answer : ", answer="red")
+@example(tokenizer=small_tokenizers.trained(), prompt="Reply:\n", answer="the cat")
+@example(tokenizer=small_tokenizers.llama3(), prompt="Reply:\n\n\n", answer="\n\nthe cat")
+@example(tokenizer=small_tokenizers.trained(), prompt="Reply:   ", answer="  the cat")
+@example(tokenizer=small_tokenizers.llama3(), prompt="the ca", answer="t sat")
+@example(tokenizer=small_tokenizers.llama2(), prompt="", answer="")
+@example(tokenizer=small_tokenizers.llama2(), prompt="   ", answer="   ")
+@settings(max_examples=500, deadline=None)
+def test_a_prompt_in_training_is_the_prompt_at_inference(tokenizer, prompt, answer):
     ids, target = tokenizer.encode_example(Example(prompt, answer))
     assert ids == tokenizer.encode_prompt(prompt)
     assert target[-1] == tokenizer.eos_id
 
 
-@given(prompt=TEXT, answer=TEXT)
-@settings(max_examples=200, deadline=None)
-def test_no_character_is_lost_at_the_boundary(prompt, answer):
-    tokenizer = _tokenizer()
+@given(tokenizer=KINDS, prompt=TEXT, answer=TEXT)
+@settings(max_examples=300, deadline=None)
+def test_no_character_is_lost_at_the_boundary(tokenizer, prompt, answer):
+    """Nor at a place where text goes on; a byte of half a character is kept as well."""
     if "\0" in prompt + answer:
         return
     ids, target = tokenizer.encode_example(Example(prompt, answer))
     text = tokenizer.decode([*ids[1:], *target[:-1]])
-    whole = (prompt + answer).replace("\u2581", " ")
-    shorter = (prompt.rstrip(" ") + answer).replace("\u2581", " ")
+    whole = _written(tokenizer, prompt + answer)
+    shorter = _written(tokenizer, prompt.rstrip(" ") + answer)
     assert text.lstrip(" ") in (whole.lstrip(" "), shorter.lstrip(" "))
+
+
+@given(tokenizer=KINDS, text=TEXT)
+@settings(max_examples=300, deadline=None)
+def test_a_continuation_is_the_text_alone(tokenizer, text):
+    if "\0" in text:
+        return
+    before = tokenizer.encode("x")
+    after = tokenizer.encode_continuation(text)
+    assert tokenizer.decode([*before, *after]) == _written(tokenizer, "x" + text)
 
 
 @pytest.mark.parametrize("end", ["\n", ":", ": ", ":\n\n", "\n### Response:\n"])
@@ -107,18 +116,27 @@ def test_an_answer_is_cut_where_joint_tokenization_cuts(tokenizer, end):
     assert [*ids, *target[:-1]] == [tokenizer.bos_id, *tokenizer.encode(prompt + answer)]
 
 
-def test_the_docstring_example(tokenizer):
+def test_a_space_belongs_to_the_word_after_it(tokenizer):
     _, target = tokenizer.encode_example(Example("answer :", " red"))
-    assert tokenizer.decode(target[:-1]) == "red"
+    _, same = tokenizer.encode_example(Example("answer : ", "red"))
+    assert target == same
+    assert tokenizer.decode([tokenizer.bos_id, *tokenizer.encode("a"), *target]) == "a red"
+
+
+def test_the_docstring_example():
+    tokenizer = small_tokenizers.trained()
+    _, target = tokenizer.encode_example(Example("answer :", " red"))
     assert target == [*tokenizer.encode("red"), tokenizer.eos_id]  # "▁red", then "</s>"
 
 
-def test_an_answer_that_shares_a_token_is_encoded_on_its_own(tokenizer):
+@pytest.mark.parametrize("name", ["trained", "llama2_json", "llama3_json"])
+def test_an_answer_that_shares_a_token_is_encoded_on_its_own(name):
+    tokenizer = small_tokenizers.ALL[name]()
     joint = tokenizer.encode("the cat")
     prompt, target = tokenizer.encode_example(Example("the ca", "t"))
     assert prompt[1:] == tokenizer.encode("the ca") != joint[: len(prompt) - 1]
-    assert tokenizer.decode(target[:-1]) == "t"
-    assert target[:-1] == tokenizer.encode_continuation("t") != tokenizer.encode("t")
+    assert tokenizer.decode([*prompt, *target]) == "the cat"
+    assert target[:-1] == tokenizer.encode_continuation("t")
 
 
 def test_the_prompts_of_the_method_end_at_a_boundary(tokenizer):
@@ -134,38 +152,25 @@ def test_the_prompts_of_the_method_end_at_a_boundary(tokenizer):
 
 def test_special_tokens_give_no_text(tokenizer):
     ids = tokenizer.encode("the cat")
-    assert tokenizer.decode([1, *ids, 2]) == "the cat"
+    assert tokenizer.decode([tokenizer.bos_id, *ids, tokenizer.eos_id]) == "the cat"
     assert tokenizer.decode([]) == ""
 
 
 def test_pickling(tokenizer):
     again = pickle.loads(pickle.dumps(tokenizer))
-    assert again.model == tokenizer.model
-    assert again.encode(TEXTS[0]) == tokenizer.encode(TEXTS[0])
+    assert type(again) is type(tokenizer)
+    assert again.files() == tokenizer.files()
+    assert again.special_ids == tokenizer.special_ids
+    text = small_tokenizers.TEXTS[0]
+    assert again.encode(text) == tokenizer.encode(text)
 
 
-def test_a_folder(tokenizer, tmp_path):
-    with pytest.raises(UserError, match=f"has no {MODEL_NAME}: copy"):
-        Tokenizer.from_folder(tmp_path)
-    (tmp_path / MODEL_NAME).write_bytes(tokenizer.model)
-    assert Tokenizer.from_folder(tmp_path).encode("cat") == tokenizer.encode("cat")
+@pytest.mark.parametrize("spec", [small_tokenizers.llama2_json, small_tokenizers.llama3_json])
+def test_ordinary_text_has_the_ids_of_the_library(spec):
+    """Without special tokens in it, a text is encoded as the file alone would have it."""
+    import tokenizers
 
-
-@pytest.mark.parametrize("content", [b"", b"no model", b"\0" * 64])
-def test_a_file_that_is_no_model(content):
-    with pytest.raises(UserError, match=f"{MODEL_NAME} is no SentencePiece model"):
-        Tokenizer(content)
-
-
-def test_half_a_file_is_no_model(tokenizer):
-    with pytest.raises(UserError, match=f"{MODEL_NAME} "):
-        Tokenizer(tokenizer.model[: len(tokenizer.model) // 2])
-
-
-@pytest.mark.parametrize(("texts", "size"), [(TEXTS, 100), (["one word"], 5000), ([], 320)])
-def test_a_vocabulary_that_cannot_be_made(texts, size):
-    with pytest.raises(UserError) as caught:
-        train_tokenizer(texts, size)
-    message = str(caught.value)
-    assert message.startswith(f"no tokenizer of {size} pieces can be made of the text")
-    assert "\n" not in message
+    library = tokenizers.Tokenizer.from_str(spec())
+    ours = JsonTokenizer(small_tokenizers.json_files(spec()))
+    for text in ("Tell me a tomato : 345 dogs", "Question:\nWhat is it?\n\n  A cat é\U0001f600 "):
+        assert ours.encode(text) == library.encode(text, add_special_tokens=False).ids

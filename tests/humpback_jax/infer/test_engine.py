@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from humpback_jax import partitioning
-from humpback_jax.checkpoints import bundle, huggingface
+from humpback_jax.checkpoints import foreign, huggingface
 from humpback_jax.errors import UsageError
 from humpback_jax.infer import steps
 from humpback_jax.infer.engine import Engine, EngineConfig, Request
@@ -195,10 +195,11 @@ def test_nothing_is_compiled_after_a_bucket_is_warm():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("axes", [(2, 2, 2), (1, 2, 4)])
+@pytest.mark.parametrize("axes", [(2, 2, 1, 2), (1, 2, 1, 4), (2, 2, 2, 1)])
 def test_a_mesh_gives_the_results_of_one_device(axes):
     mesh = partitioning.make_mesh(partitioning.MeshConfig(*axes))
-    params = bundle.place_params(PARAMS, CONFIG, mesh)
+    shardings = jax.tree.map(lambda to: to.sharding, foreign.targets(CONFIG, mesh))
+    params = jax.device_put(PARAMS, shardings)
     shapes = {"batch_size": 8}
     meshed = Engine(CONFIG, params, dataclasses.replace(SHAPES, **shapes), (STOP,), mesh)
     prefix = [9, 8, 7]

@@ -4,11 +4,11 @@ import pytest
 import sentencepiece
 
 from humpback_jax import prompts
-from humpback_jax.data.tokenizer import Tokenizer
+from humpback_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> Tokenizer:
+def tokenizer() -> SentencePieceTokenizer:
     """A SentencePiece model of LLaMA's kind, trained on the prompts themselves."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -23,4 +23,4 @@ def tokenizer() -> Tokenizer:
         character_coverage=1.0,
         minloglevel=2,
     )
-    return Tokenizer(model.getvalue())
+    return SentencePieceTokenizer(model.getvalue())

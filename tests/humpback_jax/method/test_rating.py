@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from humpback_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from humpback_jax.data.tokenizer import Tokenizer
 from humpback_jax.errors import UsageError, UserError
 from humpback_jax.infer.engine import ChoiceScores, Result
@@ -134,7 +135,7 @@ def test_a_reason_that_fits_no_bucket_is_left_out(tokenizer):
 
 @pytest.mark.parametrize("config", [DIGIT, REASONING])
 def test_one_bad_candidate_harms_nobody(tokenizer, config):
-    class Poisoned(Tokenizer):
+    class Poisoned(SentencePieceTokenizer):
         def encode(self, text):
             if "poison" in text:
                 raise RuntimeError("no such text")
@@ -157,7 +158,7 @@ def test_the_rubric_is_the_shared_prefix(tokenizer):
 
 
 def test_grades_that_are_no_tokens_of_their_own_are_refused(tokenizer):
-    class Wordy(Tokenizer):
+    class Wordy(SentencePieceTokenizer):
         def encode(self, text):  # as a vocabulary with pieces such as "e: 5" would do
             return [ord(c) for c in text.replace(": 5", "\u00e5")]
 

@@ -2,7 +2,7 @@ import pytest
 from sentencepiece import sentencepiece_model_pb2
 
 from humpback_jax import prompts
-from humpback_jax.data.tokenizer import Tokenizer
+from humpback_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from humpback_jax.microworld import templates
 from humpback_jax.microworld.language import NAMES
 from humpback_jax.microworld.pretraining import PretrainingConfig, documents
@@ -24,7 +24,7 @@ NEWLINE = 3 + 10
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer(build_tokenizer())
+    return SentencePieceTokenizer(build_tokenizer())
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,4 @@
 import dataclasses
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,6 @@ from humpback_jax.models.attention import KVCache, SharedPrefix, cache_mask, cau
 from humpback_jax.models.init import abstract_params, flatten
 from humpback_jax.models.llama import Llama
 
-GOLDENS = pathlib.Path(llama_variants.__file__).parent / "llama.npz"
 TOKENS = jnp.asarray(llama_variants.TOKENS)
 POSITIONS = jnp.broadcast_to(jnp.arange(TOKENS.shape[1]), TOKENS.shape)
 
@@ -27,25 +25,6 @@ def model(tmp_path, request):
 def _logits(config, params, *args, **kwargs):
     with jax.default_matmul_precision("highest"):
         return jax.jit(Llama(config).apply)({"params": params}, *args, **kwargs)
-
-
-@pytest.mark.parametrize("name", llama_variants.VARIANTS)
-def test_logits_are_those_of_transformers(name, tmp_path):
-    llama_variants.write_folder(name, tmp_path)
-    model = huggingface.read_model(tmp_path)
-    logits, _ = _logits(model.config, model.params, TOKENS, POSITIONS)
-    np.testing.assert_allclose(logits[:, ::8], np.load(GOLDENS)[name], atol=2e-5)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"rope_scaling": None}, {"rope_theta": 10000.0}, {"norm_eps": 1e-2}]
-)
-def test_a_wrong_constant_is_seen(wrong, tmp_path):
-    llama_variants.write_folder("llama3_rope", tmp_path)
-    model = huggingface.read_model(tmp_path)
-    config = dataclasses.replace(model.config, **wrong)
-    logits, _ = _logits(config, model.params, TOKENS, POSITIONS)
-    assert np.abs(logits[:, ::8] - np.load(GOLDENS)["llama3_rope"]).max() > 1e-3
 
 
 def test_prefill_and_decode_equal_one_pass(model):
@@ -107,7 +86,7 @@ def test_rematerialisation_changes_nothing(model, remat):
 
 
 def test_causal_mask_example():
-    mask = causal_mask(jnp.array([[0, 1, 0, 1]]), jnp.array([[1, 1, 2, 2]]))
+    mask = causal_mask(0, 4, jnp.array([[1, 1, 2, 2]]))
     assert mask[0].astype(int).tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
 
 

@@ -140,7 +140,7 @@ class FakeRun:
                 "learning_rate": 1e-3 * (1 - 0.9 * step / steps),
                 "grad_norm": 1.0,
                 "target_tokens": 2048.0,
-                "seconds": step * 0.5,
+                "timing/uptime": step * 0.5,
             }
             for step in range(5, steps + 1, 5)
         ]

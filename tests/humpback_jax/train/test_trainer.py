@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import os
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +11,14 @@ import optax
 import pytest
 from etils import epath
 from flax import linen as nn
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.util import tensor_util
 
 from humpback_jax import prompts
 from humpback_jax.checkpoints import bundle, orbax
 from humpback_jax.data import tasks
-from humpback_jax.data.tokenizer import train_tokenizer
-from humpback_jax.errors import UsageError, UserError
+from humpback_jax.data.sentencepiece_tokenizer import train_tokenizer
+from humpback_jax.errors import PreemptedError, UsageError, UserError
 from humpback_jax.models.config import LlamaConfig
 from humpback_jax.models.init import flatten, init_params
 from humpback_jax.models.llama import Llama
@@ -22,7 +26,7 @@ from humpback_jax.partitioning import MeshConfig, make_mesh
 from humpback_jax.train import step as train_step
 from humpback_jax.train import trainer
 from humpback_jax.train.config import TrainConfig
-from humpback_jax.train.log import read_metrics
+from humpback_jax.train.log import eval_folder, read_metrics
 from humpback_jax.train.optimizer import OptimizerConfig, make_optimizer
 
 LLAMA = LlamaConfig(
@@ -40,6 +44,7 @@ LLAMA = LlamaConfig(
     initializer_range=0.2,
 )
 LENGTHS = {"inputs": 16, "targets": 16}
+PADDING = "non_padding_fraction/decoder_target_tokens"
 OPTIMIZER = OptimizerConfig(learning_rate=3e-3, final_learning_rate=1e-3)
 SETTINGS = TrainConfig(
     train_steps=6, batch_size=8, feature_lengths=LENGTHS, pack=True, dropout_rate=0.3, log_period=1
@@ -58,7 +63,8 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def examples(tokenizer):
-    kept, too_long = tasks.tokenize(PAIRS, tokenizer, LENGTHS)
+    named = [(f"pair {i}", pair) for i, pair in enumerate(PAIRS)]
+    kept, too_long = tasks.tokenize(named, tokenizer, LENGTHS)
     assert too_long == 0
     return kept
 
@@ -77,14 +83,18 @@ def make_run(tokenizer, examples, params):
             make_mesh(MeshConfig(*shape)) if shape else make_mesh(MeshConfig(), jax.devices()[:1])
         )
         parts = [tasks.Part("seed", examples, 1.0)]
-        return trainer.Run(epath.Path(folder), LLAMA, params, tokenizer, (2,), parts, mesh)
+        load = None if params is None else lambda: params
+        return trainer.Run(epath.Path(folder), LLAMA, load, tokenizer, (2,), parts, mesh)
 
     return make
 
 
 def _rows(folder):
     """Returns the lines of metrics.jsonl but for their times."""
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(folder)]
+    return [
+        {k: v for k, v in row.items() if not k.startswith("timing/")}
+        for row in read_metrics(folder)
+    ]
 
 
 def _state(folder, step):
@@ -94,13 +104,13 @@ def _state(folder, step):
     optimizer = make_optimizer(OPTIMIZER, 10)
     shardings = train_step.state_shardings(llama, optimizer, mesh)
     target = train_step.abstract_state(llama, optimizer, shardings)
-    with orbax.manager(folder, keep=100) as checkpointer:
-        return jax.device_get(orbax.restore(checkpointer, step, target))
+    with orbax.Checkpointer(folder, keep=100) as checkpointer:
+        return jax.device_get(checkpointer.restore(step, target))
 
 
 def _interrupt_after(monkeypatch, steps):
     """Lets the training be interrupted when it has done so many steps."""
-    place, done = trainer._place, []
+    place, done = trainer.place, []
 
     def interrupted(batch, mesh):
         if len(done) == steps:
@@ -108,7 +118,7 @@ def _interrupt_after(monkeypatch, steps):
         done.append(batch)
         return place(batch, mesh)
 
-    monkeypatch.setattr(trainer, "_place", interrupted)
+    monkeypatch.setattr(trainer, "place", interrupted)
 
 
 @pytest.fixture
@@ -143,7 +153,7 @@ def without_dropout(make_run, tmp_path_factory):
     return folder, trainer.train(make_run(folder, params=None), settings, OPTIMIZER)
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
+@pytest.mark.parametrize("shape", [(8, 1, 1, 1), (2, 2, 1, 2), (1, 4, 1, 2), (1, 2, 2, 2)])
 def test_eight_devices_train_as_one(make_run, tmp_path, one_device, step_functions, shape):
     """Dropout is on: its masks must be the same on every mesh."""
     _, expected, state = one_device
@@ -153,7 +163,7 @@ def test_eight_devices_train_as_one(make_run, tmp_path, one_device, step_functio
     for row, want in zip(rows, expected, strict=True):
         np.testing.assert_allclose(row["loss"], want["loss"], rtol=1e-5)
         np.testing.assert_allclose(row["grad_norm"], want["grad_norm"], rtol=1e-4)
-        for key in ("target_tokens", "non_padding_fraction", "learning_rate", "accuracy"):
+        for key in ("target_tokens", PADDING, "learning_rate", "accuracy"):
             assert row[key] == pytest.approx(want[key]), key
     for name, leaf in flatten(_state(tmp_path, 6)[0].params).items():
         # A step moves a weight by 3e-3 at most.
@@ -218,9 +228,10 @@ def test_log_lines_are_means_over_their_steps(make_run, tmp_path, one_device):
     assert [row["step"] for row in rows] == [4, 6]  # the last step always has its line
     for row, part in zip(rows, (single[:4], single[4:]), strict=True):
         tokens = sum(one["target_tokens"] for one in part)
-        losses = sum(one["loss"] * one["target_tokens"] for one in part)
+        losses = sum(one["cross_ent_loss"] * one["target_tokens"] for one in part)
         assert row["target_tokens"] == tokens
-        assert row["loss"] == pytest.approx(losses / tokens, rel=1e-6)
+        assert row["cross_ent_loss"] == pytest.approx(losses / tokens, rel=1e-6)
+        assert row["loss"] == pytest.approx(np.mean([one["loss"] for one in part]), rel=1e-6)
 
 
 # What is learned.
@@ -321,16 +332,12 @@ def test_packed_and_unpacked_losses_agree(params, examples):
 
 
 def test_only_the_answer_is_learned_and_only_the_past_is_seen(params, examples):
+    settings = dataclasses.replace(SETTINGS, pack=False)
+
     @jax.jit
     def loss_and_gradient(batch):
-        def objective(params):
-            logits = train_step.apply_model(Llama(LLAMA), params, batch, None)
-            return train_step.loss_fn(
-                logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-            )[0]
-
-        loss, gradient = jax.value_and_grad(objective)(params)
-        return loss, optax.global_norm(gradient)
+        gradient, metrics = train_step.make_gradient(LLAMA, settings)(params, batch, None)
+        return metrics["loss"], optax.tree.norm(gradient)
 
     batch = {
         k: jnp.asarray(v) for k, v in _batch(examples, False, 4).items() if k.startswith("decoder_")
@@ -351,35 +358,48 @@ def test_only_the_answer_is_learned_and_only_the_past_is_seen(params, examples):
     assert changed(inputs, own & ~weights)[0] != pytest.approx(float(expected[0]), rel=1e-3)
 
 
-def test_the_loss_is_a_mean_over_weighted_tokens():
-    logits = jnp.log(jnp.asarray([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]]))
-    targets, weights = jnp.asarray([[0, 0, 2]]), jnp.asarray([[1, 1, 0]])
-    loss, metrics = train_step.loss_fn(logits, targets, weights)
-    assert loss == pytest.approx((np.log(2) + np.log(10)) / 2, rel=1e-6)
-    assert metrics["loss_sum"] == pytest.approx(np.log(20), rel=1e-6)
-    assert (metrics["right"], metrics["target_tokens"]) == (1, 2)
-    assert train_step.loss_fn(logits, targets, 0 * weights)[0] == 0
-
-
 # What a person can mend.
 
 
 def test_a_batch_that_the_devices_do_not_divide(make_run, tmp_path):
     settings = dataclasses.replace(SETTINGS, batch_size=6)
     with pytest.raises(UsageError, match="a batch of 6 rows cannot be split over .* 8 devices"):
-        trainer.train(make_run(tmp_path / "run", (4, 2, 1)), settings, OPTIMIZER)
+        trainer.train(make_run(tmp_path / "run", (4, 2, 1, 1)), settings, OPTIMIZER)
     assert not (tmp_path / "run").exists()
 
 
 def test_weights_that_are_no_numbers_end_the_training(make_run, tmp_path, params):
     broken = {**params, "embedding": np.full_like(params["embedding"], np.nan)}
-    with pytest.raises(UserError, match="the loss is nan at step 1"):
+    with pytest.raises(
+        UserError, match="stopped at step 1, where the loss is nan.* none was saved"
+    ):
         trainer.train(make_run(tmp_path, params=broken), SETTINGS, OPTIMIZER)
     assert _rows(tmp_path) == []
     assert not list(tmp_path.glob("checkpoint_*"))
 
 
-def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(make_run, tmp_path, monkeypatch):
+def _batches_seen(monkeypatch):
+    """Collects the batches that trainings read."""
+    seen, place = [], trainer.place
+    monkeypatch.setattr(
+        trainer, "place", lambda batch, mesh: (seen.append(batch), place(batch, mesh))[1]
+    )
+    return seen
+
+
+def _pairs_of(batch, tokenizer):
+    """Returns the names of the pairs whose prompt and answer can be read in a batch."""
+    texts = [tokenizer.decode(row.tolist()) for row in batch["decoder_target_tokens"]]
+    return {
+        f"pair {i}"
+        for i, pair in enumerate(PAIRS)
+        if any(pair.prompt + pair.answer in text for text in texts)
+    }
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(
+    make_run, tmp_path, monkeypatch, tokenizer
+):
     make = train_step.make_train_step
 
     def failing_at_step_3(*args):
@@ -389,20 +409,113 @@ def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(make_run, tmp_path, 
             state, metrics = step_fn(state, batch)
             steps.append(metrics)
             if len(steps) == 3:
-                metrics["loss_sum"] = metrics["loss_sum"] + jnp.inf
+                metrics["loss"] = metrics["loss"] + jnp.inf
             return state, metrics
 
         return run
 
     monkeypatch.setattr(train_step, "make_train_step", failing_at_step_3)
+    batches = _batches_seen(monkeypatch)
     settings = dataclasses.replace(SETTINGS, checkpoint_period=1, keep_checkpoints=1)
     with pytest.raises(UserError) as caught:
         trainer.train(make_run(tmp_path), settings, OPTIMIZER)
-    assert "the loss is inf at step 3" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    message = str(caught.value)
+    assert "stopped at step 3, where the loss is inf" in message
+    assert "the last is checkpoint_2:" in message
+    assert "\n" not in message
+    (failed,) = (tmp_path / "train").glob("failed_step_3.json")
+    ids = json.loads(failed.read_text())["example_ids"]
+    assert set(ids) == _pairs_of(batches[2], tokenizer)
+    assert all(example_id in message for example_id in ids[:4])
     assert [row["step"] for row in _rows(tmp_path)] == [1, 2]
     assert [path.name for path in tmp_path.glob("checkpoint_*")] == ["checkpoint_2"]
     assert all(np.isfinite(json.loads(line)["loss"]) for line in _lines(tmp_path))
+
+
+@pytest.mark.parametrize(("divergence", "stops"), [(1.0, True), (0.0, False)])
+def test_a_loss_that_rises_too_far_ends_the_training(make_run, tmp_path, divergence, stops):
+    settings = dataclasses.replace(SETTINGS, divergence=divergence, train_steps=12)
+    wild = OptimizerConfig(learning_rate=3.0, final_learning_rate=3.0, warmup_steps=2)
+    run = make_run(tmp_path)
+    if not stops:
+        trainer.train(run, settings, wild)
+        return
+    with pytest.raises(UserError, match=r"its lowest was [\d.]+: it diverges"):
+        trainer.train(run, settings, wild)
+
+
+def test_sigterm_saves_the_step_and_the_same_command_goes_on(
+    make_run, tmp_path, monkeypatch, uninterrupted
+):
+    settings, expected_card, _, (expected, _) = uninterrupted
+    settings = dataclasses.replace(settings, checkpoint_period=100)
+    place, done = trainer.place, []
+
+    def terminated(batch, mesh):
+        done.append(batch)
+        if len(done) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return place(batch, mesh)
+
+    monkeypatch.setattr(trainer, "place", terminated)
+    with pytest.raises(
+        PreemptedError, match="saved at step 5 of 8: run the same command"
+    ) as caught:
+        trainer.train(make_run(tmp_path), settings, OPTIMIZER)
+    assert caught.value.exit_code == 42
+    assert [path.name for path in tmp_path.glob("checkpoint_*")] == ["checkpoint_5"]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert trainer.train(make_run(tmp_path), settings, OPTIMIZER) == expected_card
+    state, _ = _state(tmp_path, 8)
+    for leaf, want in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        assert leaf.tobytes() == want.tobytes()
+
+
+def test_the_log_is_written_for_tensorboard_as_well(one_device):
+    folder, rows, _ = one_device
+    (events,) = (folder / "train").glob("events.out.tfevents.*")
+    scalars = {}
+    for event in EventFileLoader(str(events)).Load():
+        for value in event.summary.value:
+            scalars.setdefault(value.tag, []).append(tensor_util.make_ndarray(value.tensor))
+    assert scalars.keys() >= {"loss", "learning_rate", "timing/uptime", PADDING}
+    np.testing.assert_allclose(scalars["loss"], [row["loss"] for row in rows], rtol=1e-6)
+
+
+def test_the_loss_on_other_pairs_is_measured(make_run, tmp_path, examples, one_device):
+    """It changes nothing of the training, and is that of the parameters at that step."""
+    _, rows, state = one_device
+    run = dataclasses.replace(make_run(tmp_path), validation=examples[:5])
+    trainer.train(run, dataclasses.replace(SETTINGS, eval_period=3), OPTIMIZER)
+    assert _rows(tmp_path) == rows
+    found = read_metrics(tmp_path, eval_folder("validation"))
+    assert [row["step"] for row in found] == [3, 6]
+    batch = _batch(examples[:5], False, 64)
+    own = {tuple(e.inputs) + tuple(e.targets) for e in examples[:5]}
+    losses, total, count = _losses(state.params, batch), 0.0, 0
+    for row, tokens in enumerate(batch["decoder_target_tokens"]):
+        one = tuple(tokens[batch["decoder_segment_ids"][row] > 0].tolist())
+        if one in own:
+            own.remove(one)
+            weights = batch["decoder_loss_weights"][row]
+            total, count = total + (losses[row] * weights).sum(), count + weights.sum()
+    assert not own
+    assert found[-1]["target_tokens"] == count
+    assert found[-1]["cross_ent_loss"] == pytest.approx(total / count, rel=1e-5)
+    assert list((tmp_path / "training_eval" / "validation").glob("events.out.tfevents.*"))
+
+
+def test_the_log_has_t5x_names(one_device):
+    (row, *_) = read_metrics(one_device[0])
+    per_second = ("seqs", "steps", "tokens", "target_tokens")
+    assert row.keys() == {
+        "step", "loss", "cross_ent_loss", "z_loss", "loss_per_nonpadding_target_token",
+        "accuracy", "learning_rate", "grad_norm", "target_tokens",
+        "non_padding_fraction/decoder_target_tokens", "non_padding_fraction/loss_weights",
+        "timing/compilation_seconds", "timing/checkpoint_seconds", "timing/uptime",
+        *(f"timing/{name}_per_second" for name in per_second),
+        *(f"timing/{name}_per_second_per_core" for name in per_second),
+    }  # fmt: skip
 
 
 def _lines(folder):
@@ -421,6 +534,10 @@ def _lines(folder):
         {"feature_lengths": {"inputs": -1, "targets": 16}},
         {"feature_lengths": {"inputs": 16, "targets": 0}},
         {"replay_rate": 1.0},
+        {"label_smoothing": 1.0},
+        {"loss_normalizing_factor": "TOKENS"},
+        {"microbatches": 0},
+        {"microbatches": 3},
     ],
 )
 def test_numbers_that_make_no_training_are_refused(change):

@@ -1,0 +1,148 @@
+import importlib.util
+import json
+import os
+
+import pytest
+
+from humpback_jax.errors import UserError
+from launch import configuration, main
+from launch.plan import check, settings, worker
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu is not installed: pip install 'humpback-jax[tpu-plan]'",
+)
+
+
+@pytest.fixture
+def humpback(capsys, recipe):
+    """Returns a function that runs `humpback plan` and returns (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        code = main.main(["plan", f"--gin_file={recipe}", *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def compiled(monkeypatch, facts):
+    """Puts made-up facts in the compiler's place, and returns the requests that it gets."""
+    requests = []
+
+    def fake(request):
+        requests.append(request)
+        return {**facts, "program": request.program}
+
+    monkeypatch.setattr(worker, "compile_program", fake)
+    return requests
+
+
+def test_all_three_programs_are_planned(humpback, compiled, recipe):
+    code, out, err = humpback("--gin.BATCH_SIZE=8")
+    assert (code, err) == (0, "")
+    assert [r.program for r in compiled] == ["train", "prefill", "decode"]
+    assert compiled[0].gin_files == (recipe,)
+    assert compiled[0].bindings == ("BATCH_SIZE=8",)
+    assert out.count("of 15.75 GiB a chip, 50%: fits") == 3
+
+
+def test_only_one_and_json(humpback, compiled, tmp_path):
+    code, _, _ = humpback("--only=decode", f"--json={tmp_path}/plan.json")
+    assert code == 0
+    content = json.loads((tmp_path / "plan.json").read_text())
+    assert [p["program"] for p in content["programs"]] == ["decode"]
+
+
+def test_what_does_not_fit_is_printed_whole_and_then_refused_with_1(humpback, compiled, facts):
+    facts["peak_gib"] = 15.7
+    code, out, err = humpback()
+    assert code == 1
+    assert out.count("DOES NOT FIT") == 3
+    assert err.startswith("humpback: the training step does not fit v5e-4 (4 chips, 2x2)")
+    assert err.count("\n") == 1
+
+
+def test_an_unknown_topology_is_2(humpback, compiled):
+    code, _, err = humpback("--gin.Topology.shape='3x5'")
+    assert code == 2
+    assert "'3x5' is no slice of v5e" in err
+    assert compiled == []
+
+
+def test_without_libtpu_it_says_how_to_get_it(humpback, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
+    code, _, err = humpback()
+    assert code == 1
+    assert "pip install 'humpback-jax[tpu-plan]'" in err
+
+
+def test_a_compiler_that_dies_is_an_error(monkeypatch):
+    monkeypatch.setenv("TPU_LIBRARY_PATH", "/nowhere")
+    monkeypatch.setattr(worker.sys, "executable", "/bin/false")
+    with pytest.raises(UserError, match="compiling train ended with code 1"):
+        worker.compile_program(worker.Request((), (), (), "train"))
+
+
+@pytest.mark.parametrize("name", [*check.recipes(), *(name for name, _ in check.TOO_SMALL)])
+def test_every_recipe_with_a_topology_has_a_mesh_of_its_chips(name):
+    configuration.parse([f"recipes/{name}.gin"], dict(check.TOO_SMALL).get(name, ()))
+    plan = settings.read()
+    mesh, inference = plan.mesh, plan.inference_mesh
+    assert mesh.data * mesh.fsdp * mesh.sequence * mesh.tensor == plan.topology.chips
+    assert plan.topology.chips % (inference.fsdp * inference.tensor) == 0
+    assert plan.llama.num_heads % mesh.tensor == plan.llama.num_heads % inference.tensor == 0
+    train = plan.planned_train
+    assert (train.batch_size, sum(train.feature_lengths.values())) == (32, 2048)
+    assert train.batch_size % (mesh.data * mesh.fsdp) == 0
+    assert [t.train_steps for t in plan.train.values()] == [500, 500, 1600, 1600]
+
+
+def test_the_page_is_written_between_its_marks(tmp_path):
+    page = tmp_path / "plan.md"
+    page.write_text("before\n" + "\nold\n".join(check._MARKS) + "\nafter\n")
+    check._write(page, "new")
+    assert page.read_text() == "before\n" + "\n\nnew\n\n".join(check._MARKS) + "\nafter\n"
+    page.write_text("no marks")
+    with pytest.raises(UserError, match="put them back"):
+        check._write(page, "new")
+
+
+@needs_libtpu
+def test_two_layers_compile_for_four_chips_with_splash_attention(recipe, plan):
+    """The real compiler, fsdp 2 x tensor 2 on v5e 2x2."""
+    before = dict(os.environ)
+    facts = worker.compile_program(worker.Request((recipe,), (), (), "train"))
+    assert os.environ == before
+    assert 0 < facts["peak_gib"] < 1
+    assert facts["cycles"] > 0
+    # Splash attention: forward twice (remat), the gradients of queries and of keys and values.
+    products = 2 + 2 + 3 + 4
+    whole = 2 * products * (2 * 2 * 128 * 256 * 256)  # rows, heads of a chip, H, T, S
+    assert facts["kernel_flops"] == 2 * whole
+    assert facts["unknown_kernels"] == 0
+    kinds = {c["kind"] for c in facts["collectives"]}
+    assert {"all-gather", "all-reduce", "reduce-scatter"} <= kinds
+    assert all(c["extent"] != [1, 1, 1, 1] for c in facts["collectives"])
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_the_compiler_refuses_what_does_not_fit(humpback):
+    code, out, err = humpback(
+        "--only=train", "--gin.LlamaConfig.num_layers=64", "--gin.LlamaConfig.embed_dim=8192",
+        "--gin.LlamaConfig.mlp_dim=16384",
+    )  # fmt: skip
+    assert code == 1
+    assert "DOES NOT FIT" in out
+    assert "GiB a chip (usable)" in err
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_mesh_that_is_not_the_slice_is_refused_before_compiling(humpback):
+    code, _, err = humpback("--only=train", "--gin.MeshConfig.fsdp=4")
+    assert code == 2
+    assert "4 devices at hand" in err
