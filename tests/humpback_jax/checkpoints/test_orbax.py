@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import re
@@ -204,20 +205,29 @@ def test_a_state_of_another_configuration_is_one_sentence(saved):
         _refused(lambda: checkpointer.restore(7, target), "another model configuration")
 
 
-@pytest.fixture
-def small_files():
-    """Lets no file grow beyond a few kilobytes, which tensorstore meets like a full disk."""
+@contextlib.contextmanager
+def _small_files():
+    """Lets no file grow beyond a few kilobytes, which tensorstore meets like a full disk.
+
+    The limit holds for what pytest prints into a file too, so it ends within the test.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_save_that_finds_no_room_keeps_earlier_steps(tmp_path, params, small_files):
+def test_a_save_that_finds_no_room_keeps_earlier_steps(tmp_path, params):
     with orbax.Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(1, {"params": params}, {"batches": 1})
     message = "the checkpoint of step 2 in .* could not be written"
-    with pytest.raises(UserError, match=message), orbax.Checkpointer(tmp_path) as checkpointer:
-        small_files()
+    with (
+        _small_files(),
+        pytest.raises(UserError, match=message),
+        orbax.Checkpointer(tmp_path) as checkpointer,
+    ):
         checkpointer.save(2, {"params": params}, {"batches": 2})
     with orbax.Checkpointer(tmp_path) as checkpointer:
         assert checkpointer.latest == 1
