@@ -56,7 +56,7 @@ parity: .venv-peers
 
 # Training against torch and transformers, in turns; wants a quiet machine.
 bench-train: install .venv-peers
-	$(FAST) $(BIN)/python benchmarks/train.py
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(FAST) $(BIN)/python benchmarks/train.py
 
 .venv-peers:
 	$(PYTHON) -m venv $@
