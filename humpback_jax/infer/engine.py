@@ -1,14 +1,18 @@
 """The inference engine: many requests through few compiled programs of static shape.
 
-Requests are sorted into length buckets, and each bucket's into batches of one fixed size, filled
-up with dummy rows. A request's bucket, cache and random stream depend on the request alone, so its
-result does not depend on its neighbours, its place or the order.
+A request's bucket says how long its slot's cache is. The requests of a bucket pass through a fixed
+number of slots: a slot that is done takes the next request, while its neighbours go on. Bucket,
+cache and random stream depend on the request alone, and what neighbours do changes no bit of it,
+so its result depends neither on them, nor on its slot, nor on the order.
 """
 
+import collections
 import contextlib
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -18,10 +22,10 @@ from jax.sharding import Mesh
 from humpback_jax import partitioning
 from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
-from humpback_jax.infer import steps
+from humpback_jax.infer import memory, steps
 from humpback_jax.infer.sampling import SamplingConfig, request_key
-from humpback_jax.models.attention import SharedPrefix
-from humpback_jax.models.config import LlamaConfig
+from humpback_jax.models.attention import CACHE_BLOCK, SharedPrefix
+from humpback_jax.models.config import DTYPES, LlamaConfig
 
 FinishReason = Literal["stop", "length", "too_long"]
 
@@ -32,33 +36,49 @@ class EngineConfig:
     """The shapes of the engine's programs.
 
     Attributes:
-      batch_size: rows of a batch.
+      slots: requests that are generated at a time.
       buckets: prompt lengths in tokens (without a shared prefix) that prompts are padded to,
         rising; a longer prompt is "too_long".
-      max_batch_tokens: the most padded prompt tokens of a batch, 0 for no limit: long buckets
-        then get fewer rows, so that their prefill fits into memory.
+      max_batch_tokens: the most padded prompt tokens that are read together, 0 for no limit: long
+        buckets then get fewer rows, so that their prefill fits into memory.
+      steps_per_sync: tokens that slots may generate before the host hears of them.
+      cache_dtype: of the keys and values that are kept; by default that of the computation.
     """
 
-    batch_size: int
+    slots: int
     buckets: tuple[int, ...]
     max_batch_tokens: int = 0
+    steps_per_sync: int = 32
+    cache_dtype: str | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "buckets", tuple(self.buckets))  # gin binds lists as well
-        if self.batch_size < 1:
-            raise UsageError(f"EngineConfig.batch_size is {self.batch_size}: give at least 1")
+        for name in ("slots", "steps_per_sync"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"EngineConfig.{name} is {getattr(self, name)}: give at least 1")
         rising = sorted({b for b in self.buckets if b > 0})
         if not rising or list(self.buckets) != rising:
             raise UsageError(
                 f"EngineConfig.buckets is {self.buckets}: give rising prompt lengths of at least 1"
             )
+        if self.cache_dtype not in (None, *DTYPES):
+            raise UsageError(
+                f"EngineConfig.cache_dtype is {self.cache_dtype!r}: choose one of {DTYPES}"
+            )
 
     def rows(self, bucket: int, multiple: int) -> int:
-        """Returns the batch size of a bucket, a multiple of the devices that split a batch."""
-        rows = self.batch_size
+        """Returns how many prompts of a bucket are read together.
+
+        It is a multiple of the devices that split a batch.
+        """
+        rows = self.slots
         if self.max_batch_tokens:
             rows = min(rows, max(1, self.max_batch_tokens // bucket))
         return -(-rows // multiple) * multiple
+
+    def slots_over(self, multiple: int) -> int:
+        """Returns the number of slots, a multiple of the devices that split a batch."""
+        return -(-self.slots // multiple) * multiple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,16 +100,23 @@ class Result:
     Attributes:
       request_id: of the request.
       token_ids: the generated tokens without the stop token.
-      finish_reason: "stop" at a stop token; "length" at the limit or the model's longest
-        sequence; "too_long" if the prompt fits no bucket, and nothing was generated.
-      logprob: the model's own log-probability (temperature 1, no nucleus) of the generated
-        tokens, stop token included, in nats.
+      finish_reason: "stop" at a stop token or string; "length" at the limit or the model's
+        longest sequence; "too_long" if the prompt fits no bucket, and nothing was generated.
+      logprobs: the model's own log-probabilities (temperature 1, no nucleus) of the generated
+        tokens, the stop token's last, in nats.
+      stop_string: the text that ended it, which the last token completed; empty if none did.
     """
 
     request_id: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
-    logprob: float
+    logprobs: tuple[float, ...] = ()
+    stop_string: str = ""
+
+    @property
+    def logprob(self) -> float:
+        """The log-probability of all that was generated, in nats."""
+        return math.fsum(self.logprobs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +139,7 @@ class _Row:
     """A request that fits: its place among the requests, its own tokens, its limit and key."""
 
     index: int
+    request_id: str
     tokens: Sequence[int]
     limit: int
     key: np.ndarray | None
@@ -119,11 +147,145 @@ class _Row:
     bucket: int
 
 
+class Slots:
+    """The slots through which the requests of one bucket pass."""
+
+    def __init__(
+        self,
+        program: steps.Program,
+        params: Any,
+        prefix: SharedPrefix | None,
+        config: EngineConfig,
+        bucket: int,
+        find_stop: Callable[[Sequence[int]], tuple[int, str] | None] | None = None,
+    ):
+        """Makes free slots.
+
+        Args:
+          program: the constants of the compiled steps.
+          params: of the model.
+          prefix: what all requests begin with.
+          config: the shapes.
+          bucket: tokens of the longest prompt, without the prefix.
+          find_stop: says where generated tokens end by a stop string, if any is looked for.
+
+        Raises:
+          UserError: the devices have no room for them.
+        """
+        ways = 1 if program.mesh is None else partitioning.batch_ways(program.mesh)
+        slots, self._length = config.slots_over(ways), bucket + program.new_tokens
+        memory.check_room(program.config, program.mesh, slots, self._length, program.cache_dtype)
+        self._program, self._params, self._prefix = program, params, prefix
+        self._steps, self._find_stop = config.steps_per_sync, find_stop
+        self._bucket, self._rows = bucket, min(config.rows(bucket, ways), slots)
+        self._state = steps.free_slots(program, slots, self._length)
+        self._held: list[_Row | None] = [None] * slots
+        self._counts = np.zeros(slots, np.int32)
+        self._cancelled = np.zeros(slots, bool)
+
+    def run(self, rows: Sequence[_Row]) -> Iterator[tuple[_Row, Result]]:
+        """Yields each request with its result, as they are done; they get slots in this order."""
+        waiting = collections.deque(rows)
+        while waiting or any(self._held):
+            while waiting and self._free() >= self._wanted(waiting):
+                count = min(len(waiting), self._rows, self._free())
+                self._insert([waiting.popleft() for _ in range(count)])
+            enough = self._wanted(waiting) if waiting else len(self._held)
+            yield from self._decode(enough)
+
+    def warm_up(self) -> None:
+        """Compiles all that `run` can need."""
+        self._insert([])
+        for window in self._windows():
+            self._step(0, window)
+
+    def _free(self) -> int:
+        return self._held.count(None)
+
+    def _wanted(self, waiting: Sequence[_Row]) -> int:
+        """Returns how many free slots are worth a prefill: a full one, or all that wait."""
+        return min(self._rows, len(waiting))
+
+    def _insert(self, rows: list[_Row]) -> None:
+        inputs = _inputs(rows, self._rows, self._bucket, self._program.mesh)
+        read = steps.prefill(self._program, self._params, self._prefix, inputs)
+        free = [i for i, row in enumerate(self._held) if row is None][: len(rows)]
+        slots = np.zeros(self._rows, np.int32)
+        slots[: len(rows)] = free
+        self._state = steps.insert(self._program, self._state, read, slots, len(rows))
+        for slot, row in zip(free, rows, strict=True):
+            self._held[slot], self._counts[slot], self._cancelled[slot] = row, 1, False
+
+    def _decode(self, enough: int) -> Iterator[tuple[_Row, Result]]:
+        """Generates some tokens for the slots in use, and yields the requests that are done."""
+        progress = jax.device_get(self._step(enough, self._window()))
+        self._counts = progress.counts.copy()
+        for slot, row in enumerate(self._held):
+            if row is None:
+                continue
+            result = self._result(row, progress, slot)
+            if progress.done[slot] or result.stop_string:
+                self._held[slot], self._cancelled[slot] = None, True
+                yield row, result
+
+    def _step(self, enough: int, window: int) -> steps.Progress:
+        self._state, progress = steps.decode(
+            self._program, self._params, self._prefix, self._state,
+            self._cancelled, self._steps, enough, window,
+        )  # fmt: skip
+        return progress
+
+    def _windows(self) -> list[int]:
+        """Returns how many entries of the cache a step may read: a block, doubled, up to all."""
+        windows = [CACHE_BLOCK]
+        while windows[-1] < self._length:
+            windows.append(2 * windows[-1])
+        return [min(window, self._length) for window in windows]
+
+    def _window(self) -> int:
+        """Returns how many entries the next steps read: those of the longest slot."""
+        longest = max(
+            len(row.tokens) + min(row.limit, int(count) + self._steps)
+            for row, count in zip(self._held, self._counts, strict=True)
+            if row is not None
+        )
+        return next(window for window in self._windows() if window >= longest)
+
+    def _result(self, row: _Row, progress: steps.Progress, slot: int) -> Result:
+        """Returns what a slot has generated, up to a stop string if there is one."""
+        count, stopped = int(progress.counts[slot]), bool(progress.stopped[slot])
+        token_ids = progress.output[slot, : count - stopped].tolist()
+        found = self._find_stop(token_ids) if self._find_stop else None
+        if found is not None:
+            count, stopped, token_ids = found[0], True, token_ids[: found[0]]
+        return Result(
+            row.request_id,
+            tuple(token_ids),
+            "stop" if stopped else "length",
+            tuple(progress.logprobs[slot, :count].tolist()),
+            found[1] if found is not None else "",
+        )
+
+
+def _inputs(rows: list[_Row], size: int, bucket: int, mesh: Mesh | None) -> steps.Inputs:
+    """Returns rows as padded arrays on the devices; dummy rows hold one token."""
+    tokens = np.zeros((size, bucket), np.int32)
+    lengths, limits = np.ones(size, np.int32), np.zeros(size, np.int32)
+    keys = np.zeros((size, 2), np.uint32)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row.tokens)] = row.tokens
+        lengths[i], limits[i] = len(row.tokens), row.limit
+        if row.key is not None:
+            keys[i] = row.key
+    sharding = None if mesh is None else partitioning.batch_sharding(mesh)
+    return steps.Inputs(*jax.device_put((tokens, lengths, limits, keys), sharding))
+
+
 class Engine:
     """Generates and scores with one model.
 
     Example:
-      engine = Engine(model.config, model.params, EngineConfig(batch_size=64, buckets=(256, 1024)),
+      engine = Engine(model.config, model.params, EngineConfig(slots=64, buckets=(256, 1024)),
                       stop_ids=model.eos_ids)
       results = engine.generate([Request("a", ids)], SamplingConfig(max_new_tokens=128))
     """
@@ -135,6 +297,7 @@ class Engine:
         engine_config: EngineConfig,
         stop_ids: Sequence[int],
         mesh: Mesh | None = None,
+        detokenize: Callable[[Sequence[int]], str] | None = None,
     ):
         """Makes an engine.
 
@@ -144,11 +307,13 @@ class Engine:
           engine_config: the shapes.
           stop_ids: tokens that end a request.
           mesh: axes (data, fsdp, tensor); None runs on the parameters' one device.
+          detokenize: turns tokens into text, for stop strings.
         """
         self.config = config
         self.engine_config = engine_config
         self.stop_ids = tuple(stop_ids)
         self.mesh = mesh
+        self._detokenize = detokenize
         self._params = params
         self._split = 1 if mesh is None else partitioning.batch_ways(mesh)
         self._prefix: tuple[tuple[int, ...], SharedPrefix | None] = ((), None)
@@ -164,23 +329,25 @@ class Engine:
           prefix: tokens that prompts begin with; their keys and values are computed once and
             shared by every prompt that does begin with them. Others are computed in full.
         """
-        results = [Result(r.request_id, (), "too_long", 0.0) for r in requests]
-        # The seed is in the keys: another one must not compile another program.
-        fixed = dataclasses.replace(sampling, seed=0)
-        program = steps.Program(self.config, self.mesh, fixed, self.stop_ids)
-        for rows, shared in self._batches(requests, tuple(prefix), sampling):
+        results = [Result(r.request_id, (), "too_long") for r in requests]
+        program = self._program(sampling)
+        find_stop = self._find_stop(sampling)
+        for bucket, rows, shared in self._groups(requests, tuple(prefix), sampling):
+            # The longest first, so that none is left to run alone at the end.
+            rows.sort(key=lambda row: (-row.limit, row.index))
             with self._rules():
-                inputs = self._inputs(rows)
-                state = steps.prefill(program, self._params, shared, inputs)
-                state = steps.decode(program, self._params, shared, state, inputs)
-            fields = (state.output, state.counts, state.stopped, state.logprobs)
-            output, counts, stopped, logprobs = jax.device_get(fields)
-            for i, row in enumerate(rows):
-                ids = output[i, : counts[i] - stopped[i]].tolist()
-                reason = "stop" if stopped[i] else "length"
-                request_id = requests[row.index].request_id
-                results[row.index] = Result(request_id, tuple(ids), reason, float(logprobs[i]))
+                slots = Slots(program, self._params, shared, self.engine_config, bucket, find_stop)
+                for row, result in slots.run(rows):
+                    results[row.index] = result
         return results
+
+    def warm_up(self, sampling: SamplingConfig, prefix: Sequence[int] = ()) -> None:
+        """Compiles all that `generate` can need for this sampling, with and without the prefix."""
+        program = self._program(sampling)
+        for shared in (None, self._shared_prefix(tuple(prefix))) if prefix else (None,):
+            for bucket in self.engine_config.buckets:
+                with self._rules():
+                    Slots(program, self._params, shared, self.engine_config, bucket).warm_up()
 
     def score_choices(
         self, requests: Sequence[Request], choices: Sequence[int], prefix: Sequence[int] = ()
@@ -196,15 +363,17 @@ class Engine:
         too_long = np.ones(len(requests), bool)
         program = steps.Program(self.config, self.mesh)
         ids = np.asarray(choices, np.int32)
-        for rows, shared in self._batches(requests, tuple(prefix), None):
-            with self._rules():
-                inputs = self._inputs(rows)
-                scores = steps.score(
-                    program, self._params, shared, inputs.tokens, inputs.lengths, ids
-                )
-            indices = [row.index for row in rows]
-            log_probs[indices] = jax.device_get(scores)[: len(rows)]
-            too_long[indices] = False
+        for bucket, group, shared in self._groups(requests, tuple(prefix), None):
+            size = self.engine_config.rows(bucket, self._split)
+            for rows in _chunks(group, size):
+                with self._rules():
+                    inputs = _inputs(rows, size, bucket, self.mesh)
+                    scores = steps.score(
+                        program, self._params, shared, inputs.tokens, inputs.lengths, ids
+                    )
+                indices = [row.index for row in rows]
+                log_probs[indices] = jax.device_get(scores)[: len(rows)]
+                too_long[indices] = False
         weights = np.exp(log_probs - log_probs.max(axis=1, keepdims=True, initial=-np.inf))
         probabilities = weights / weights.sum(axis=1, keepdims=True)
         return ChoiceScores(log_probs, probabilities, too_long)
@@ -213,26 +382,34 @@ class Engine:
         """Returns whether `score_choices` would score this prompt."""
         return self._row(0, Request("", prompt_ids), tuple(prefix), None) is not None
 
+    def _program(self, sampling: SamplingConfig) -> steps.Program:
+        dtype = self.engine_config.cache_dtype
+        return steps.Program(self.config, self.mesh, sampling.compiled(), self.stop_ids, dtype)
+
+    def _find_stop(self, sampling: SamplingConfig):
+        """Returns what finds the first stop string in generated tokens, or None for none."""
+        if not sampling.stop_strings:
+            return None
+        if self._detokenize is None:
+            raise ValueError("stop strings need the engine's detokenize: give it the tokenizer's")
+        return functools.partial(find_stop, sampling.stop_strings, self._detokenize)
+
     def _rules(self) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext() if self.mesh is None else partitioning.rules(self.mesh)
 
-    def _batches(
+    def _groups(
         self, requests: Sequence[Request], prefix: tuple[int, ...], sampling: SamplingConfig | None
-    ) -> Iterator[tuple[list[_Row], SharedPrefix | None]]:
-        """Yields the batches of all requests that fit, and the prefix that each shares."""
+    ) -> Iterator[tuple[int, list[_Row], SharedPrefix | None]]:
+        """Yields (bucket, the requests that fit it, the prefix that they share)."""
         rows = [self._row(i, r, prefix, sampling) for i, r in enumerate(requests)]
         fitting = [row for row in rows if row is not None]
 
         def group(row: _Row) -> tuple[bool, int]:
             return row.shares_prefix, row.bucket
 
-        # Rows of like length and limit together, so that a batch ends early.
-        fitting.sort(key=lambda row: (*group(row), row.limit, len(row.tokens), row.index))
+        fitting.sort(key=lambda row: (*group(row), len(row.tokens), row.index))
         for (shares_prefix, bucket), members in itertools.groupby(fitting, group):
-            shared = self._shared_prefix(prefix) if shares_prefix else None
-            size = self.engine_config.rows(bucket, self._split)
-            for batch in _chunks(list(members), size):
-                yield batch, shared
+            yield bucket, list(members), self._shared_prefix(prefix) if shares_prefix else None
 
     def _row(
         self, index: int, request: Request, prefix: tuple[int, ...], sampling: SamplingConfig | None
@@ -248,29 +425,14 @@ class Engine:
         if bucket is None or room < (0 if sampling is None else 1):
             return None
         if sampling is None:
-            return _Row(index, own, 0, None, shares, bucket)
+            return _Row(index, request.request_id, own, 0, None, shares, bucket)
         limit = sampling.max_new_tokens
         if request.max_new_tokens is not None:
             limit = min(limit, request.max_new_tokens)
         if limit < 1:
             raise ValueError(f"request {request.request_id} asks for {limit} tokens: ask for one")
         key = request_key(sampling.seed, request.request_id)
-        return _Row(index, own, min(limit, room), key, shares, bucket)
-
-    def _inputs(self, rows: list[_Row]) -> steps.Inputs:
-        """Returns the rows as padded arrays on the devices; dummy rows hold one token."""
-        bucket = rows[0].bucket
-        size = self.engine_config.rows(bucket, self._split)
-        tokens = np.zeros((size, bucket), np.int32)
-        lengths, limits = np.ones(size, np.int32), np.zeros(size, np.int32)
-        keys = np.zeros((size, 2), np.uint32)
-        for i, row in enumerate(rows):
-            tokens[i, : len(row.tokens)] = row.tokens
-            lengths[i], limits[i] = len(row.tokens), row.limit
-            if row.key is not None:
-                keys[i] = row.key
-        sharding = None if self.mesh is None else partitioning.batch_sharding(self.mesh)
-        return steps.Inputs(*jax.device_put((tokens, lengths, limits, keys), sharding))
+        return _Row(index, request.request_id, own, min(limit, room), key, shares, bucket)
 
     def _shared_prefix(self, prefix: tuple[int, ...]) -> SharedPrefix | None:
         """Returns the prefix's keys and values; those of the last prefix are kept."""
@@ -286,3 +448,21 @@ class Engine:
 def _chunks(rows: list[_Row], size: int) -> Iterator[list[_Row]]:
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
+
+
+def find_stop(
+    stop_strings: Sequence[str], detokenize: Callable[[Sequence[int]], str], ids: Sequence[int]
+) -> tuple[int, str] | None:
+    """Returns (the least number of tokens whose text holds a stop string, that string) or None.
+
+    It depends on the tokens alone, not on when the host comes to look at them.
+    """
+    text = detokenize(ids)
+    if not any(stop in text for stop in stop_strings):
+        return None
+    for count in range(1, len(ids) + 1):
+        text = detokenize(ids[:count])
+        held = [stop for stop in stop_strings if stop in text]
+        if held:
+            return count, min(held, key=text.index)
+    return None

@@ -1,7 +1,8 @@
-"""Drawing the next token: greedy, or nucleus sampling with a random stream for each request."""
+"""Drawing the next token: greedily, or at random with a stream of its own for each request."""
 
 import dataclasses
 import hashlib
+import math
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ class SamplingConfig:
       temperature: divides the logits; 0 is greedy decoding.
       top_p: the nucleus is the smallest set of tokens that holds this share of the probability.
       top_k: before that, only the k most likely tokens are kept; 0 keeps all.
+      min_p: nor are tokens kept that are less likely than this share of the most likely one.
+      stop_strings: texts that end a request once one of them is in what it has generated.
       seed: of the random streams; each request's stream depends on it and on its id alone.
     """
 
@@ -29,9 +32,14 @@ class SamplingConfig:
     temperature: float = 0.7
     top_p: float = 0.9
     top_k: int = 0
+    min_p: float = 0.0
+    stop_strings: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self):
+        object.__setattr__(self, "stop_strings", tuple(self.stop_strings))
+        if "" in self.stop_strings:
+            raise UsageError("SamplingConfig.stop_strings holds an empty text: take it out")
         if self.max_new_tokens < 1:
             raise UsageError(
                 f"SamplingConfig.max_new_tokens is {self.max_new_tokens}: it must be at least 1"
@@ -44,6 +52,12 @@ class SamplingConfig:
             raise UsageError(f"SamplingConfig.top_p is {self.top_p}: it must lie in (0, 1]")
         if self.top_k < 0:
             raise UsageError(f"SamplingConfig.top_k is {self.top_k}: give 0 (all tokens) or more")
+        if not 0 <= self.min_p <= 1:
+            raise UsageError(f"SamplingConfig.min_p is {self.min_p}: it must lie in [0, 1]")
+
+    def compiled(self) -> "SamplingConfig":
+        """Returns what of it is constant in a compiled program: the rest compiles nothing anew."""
+        return dataclasses.replace(self, seed=0, stop_strings=())
 
     @property
     def greedy(self) -> bool:
@@ -91,12 +105,15 @@ def kept(logits: Float[Array, "B V"], config: SamplingConfig) -> Bool[Array, "B 
     """Returns which tokens may be drawn: the nucleus of the `top_k` most likely ones.
 
     For probabilities [0.5 0.3 0.15 0.05] and top_p 0.9 they are [1 1 1 0], since the first two
-    hold less than 0.9. Tokens as likely as the last one kept are kept as well.
+    hold less than 0.9; with min_p 0.2 too, since 0.05 is less than a fifth of 0.5. Tokens as likely
+    as the last one kept are kept as well.
     """
     kept = jnp.ones(logits.shape, bool)
+    if config.min_p:
+        kept = logits >= jnp.max(logits, axis=-1, keepdims=True) + math.log(config.min_p)
     if config.top_k:
         probabilities = jax.nn.softmax(logits, axis=-1)
-        kept = _most_likely(probabilities, jnp.ones_like(logits), float(config.top_k))
+        kept &= _most_likely(probabilities, jnp.ones_like(logits), float(config.top_k))
     if config.top_p < 1:
         probabilities = jax.nn.softmax(jnp.where(kept, logits, -jnp.inf), axis=-1)
         kept &= _most_likely(probabilities, probabilities, config.top_p)

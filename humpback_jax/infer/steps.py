@@ -1,4 +1,4 @@
-"""The compiled steps of the engine: a prefix's KV, prefill, the decode loop, scoring.
+"""The compiled steps of the engine: a prefix's KV, prefill, insertion, the decode loop, scoring.
 
 Each is compiled once for each `Program` and shape; `TRACES` counts the compilations.
 """
@@ -32,17 +32,24 @@ class Program:
       mesh: where it runs, or None for one device.
       sampling: how tokens are drawn; None where none are.
       stop_ids: the tokens that end a request.
+      cache_dtype: of the keys and values that are kept, by default the computation's.
     """
 
     config: LlamaConfig
     mesh: Mesh | None
     sampling: SamplingConfig | None = None
     stop_ids: tuple[int, ...] = ()
+    cache_dtype: str | None = None
+
+    @property
+    def new_tokens(self) -> int:
+        assert self.sampling is not None
+        return self.sampling.max_new_tokens
 
 
 @flax.struct.dataclass
 class Inputs:
-    """A batch of prompts, padded on the right.
+    """Prompts to be read together, padded on the right.
 
     Attributes:
       tokens: what follows the shared prefix.
@@ -51,35 +58,50 @@ class Inputs:
       keys: each row's random stream.
     """
 
-    tokens: Int[Array, "B T"]
-    lengths: Int[Array, " B"]
-    limits: Int[Array, " B"]
-    keys: UInt32[Array, "B 2"]
+    tokens: Int[Array, "R T"]
+    lengths: Int[Array, " R"]
+    limits: Int[Array, " R"]
+    keys: UInt32[Array, "R 2"]
+
+
+@flax.struct.dataclass
+class Progress:
+    """What the host wants to know of each slot.
+
+    Attributes:
+      counts: number of tokens generated, a stop token included.
+      done: the slot generates no more; a free one is done.
+      stopped: because it generated a stop token.
+      output: the generated tokens, padded with zeros.
+      logprobs: their log-probabilities, in nats.
+    """
+
+    counts: Int[Array, " B"]
+    done: Bool[Array, " B"]
+    stopped: Bool[Array, " B"]
+    output: Int[Array, "B M"]
+    logprobs: Float[Array, "B M"]
 
 
 @flax.struct.dataclass
 class State:
-    """Where each row of a batch stands.
+    """Where each slot stands.
 
     Attributes:
       cache: keys and values of the prompt and of all generated tokens but the last.
       last: the token generated last, which the next step reads.
       positions: its position, counted with the prefix.
-      counts: number of tokens generated, a stop token included.
-      logprobs: sum of the generated tokens' log-probabilities, in nats.
-      done: the row generates no more.
-      stopped: because it generated a stop token.
-      output: the generated tokens, padded with zeros.
+      limits: the most tokens the slot may generate.
+      keys: its random stream.
+      progress: what it has generated.
     """
 
     cache: KVCache
     last: Int[Array, " B"]
     positions: Int[Array, " B"]
-    counts: Int[Array, " B"]
-    logprobs: Float[Array, " B"]
-    done: Bool[Array, " B"]
-    stopped: Bool[Array, " B"]
-    output: Int[Array, "B M"]
+    limits: Int[Array, " B"]
+    keys: UInt32[Array, "B 2"]
+    progress: Progress
 
 
 _step = functools.partial(jax.jit, static_argnames=("program",))
@@ -89,56 +111,117 @@ _step = functools.partial(jax.jit, static_argnames=("program",))
 def compute_prefix(program: Program, params: Any, tokens: Int[Array, "B P"]) -> SharedPrefix:
     """Returns the keys and values of a prefix; all rows are alike (a mesh wants one a device)."""
     TRACES["prefix"] += 1
-    cache = KVCache.zeros(program.config, *tokens.shape)
+    cache = KVCache.zeros(program.config, tokens.shape[0], tokens.shape[1])
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     _, cache = _apply(program, params, tokens, positions, cache=cache)
     return SharedPrefix(cache.keys[:, 0], cache.values[:, 0])
 
 
+@functools.partial(jax.jit, static_argnames=("program", "slots", "length"))
+def free_slots(program: Program, slots: int, length: int) -> State:
+    """Returns slots of which each has room for `length` tokens and none is in use."""
+    TRACES["free_slots"] += 1
+    cache = KVCache.zeros(program.config, slots, length, program.cache_dtype)
+    none, nothing = jnp.zeros(slots, jnp.int32), jnp.zeros((slots, program.new_tokens), jnp.int32)
+    progress = Progress(
+        none, jnp.ones(slots, bool), jnp.zeros(slots, bool), nothing, nothing.astype(jnp.float32)
+    )
+    keys = jnp.zeros((slots, 2), jnp.uint32)
+    return _constrain(State(cache, none, none, none, keys, progress))
+
+
 @_step
 def prefill(program: Program, params: Any, prefix: SharedPrefix | None, inputs: Inputs) -> State:
-    """Reads the prompts and draws each row's first token."""
+    """Reads the prompts and draws each row's first token; the rows have room for no other."""
     TRACES["prefill"] += 1
     rows, length = inputs.tokens.shape
-    assert program.sampling is not None
-    new_tokens = program.sampling.max_new_tokens
-    cache = _constrain(KVCache.zeros(program.config, rows, length + new_tokens))
+    state = free_slots(program, rows, length)
     start = 0 if prefix is None else prefix.length
     positions = start + jnp.broadcast_to(jnp.arange(length), inputs.tokens.shape)
     logits, cache = _apply(
         program, params, inputs.tokens, positions,
-        cache=cache, prefix=prefix, select=inputs.lengths - 1,
+        cache=state.cache, prefix=prefix, select=inputs.lengths - 1,
     )  # fmt: skip
-    empty = jnp.zeros(rows, jnp.int32)
-    state = State(
-        cache=_constrain(cache),
-        last=empty,
+    state = dataclasses.replace(
+        state,
+        cache=cache,
         positions=start + inputs.lengths - 1,
-        counts=empty,
-        logprobs=jnp.zeros(rows, jnp.float32),
-        done=inputs.limits == 0,
-        stopped=jnp.zeros(rows, bool),
-        output=jnp.zeros((rows, new_tokens), jnp.int32),
+        limits=inputs.limits,
+        keys=inputs.keys,
+        progress=dataclasses.replace(state.progress, done=inputs.limits == 0),
     )
-    return _record(program, state, logits[:, 0], inputs)
+    return _constrain(_record(program, state, logits[:, 0]))
 
 
 @functools.partial(_step, donate_argnames=("state",))
-def decode(
-    program: Program, params: Any, prefix: SharedPrefix | None, state: State, inputs: Inputs
+def insert(
+    program: Program, state: State, rows: State, slots: Int[Array, " R"], count: Int[Array, ""]
 ) -> State:
-    """Generates on the device until every row is done, without a word to the host."""
-    TRACES["decode"] += 1
+    """Puts the first `count` of freshly read rows into the given slots, in place."""
+    TRACES["insert"] += 1
 
-    def step(state: State) -> State:
+    def put(i, whole, new, axis):
+        row = jax.lax.dynamic_slice_in_dim(new, i, 1, axis)
+        start = [0] * whole.ndim
+        start[axis] = slots[i]
+        return jax.lax.dynamic_update_slice(whole, row, start)
+
+    def body(i, state: State) -> State:
+        cache = jax.tree.map(lambda w, n: put(i, w, n, 1), state.cache, rows.cache)
+        rest = dataclasses.replace(state, cache=None), dataclasses.replace(rows, cache=None)
+        rest = jax.tree.map(lambda w, n: put(i, w, n, 0), *rest)
+        return dataclasses.replace(rest, cache=cache)
+
+    return _constrain(jax.lax.fori_loop(0, count, body, state))
+
+
+@functools.partial(jax.jit, static_argnames=("program", "window"), donate_argnames=("state",))
+def decode(
+    program: Program,
+    params: Any,
+    prefix: SharedPrefix | None,
+    state: State,
+    cancelled: Bool[Array, " B"],
+    steps: Int[Array, ""],
+    enough: Int[Array, ""],
+    window: int,
+) -> tuple[State, Progress]:
+    """Generates on the device, without a word to the host.
+
+    Args:
+      program: the constants.
+      params: of the model.
+      prefix: what all slots share.
+      state: the slots; their memory is used again.
+      cancelled: slots that are to generate no more.
+      steps: the most tokens for each slot.
+      enough: ends as soon as so many slots are done.
+      window: no slot that is in use gets beyond this many entries of its cache.
+
+    Returns:
+      (the slots, what the host wants to know of them).
+    """
+    TRACES["decode"] += 1
+    done = state.progress.done | cancelled
+    state = dataclasses.replace(state, progress=dataclasses.replace(state.progress, done=done))
+
+    def goes_on(carry):
+        step, state = carry
+        return (step < steps) & (state.progress.done.sum() < enough)
+
+    def body(carry):
+        step, state = carry
         logits, cache = _apply(
             program, params, state.last[:, None], state.positions[:, None],
-            cache=state.cache, prefix=prefix,
+            cache=state.cache, prefix=prefix, window=window,
         )  # fmt: skip
-        state = dataclasses.replace(state, cache=_constrain(cache))
-        return _record(program, state, logits[:, 0], inputs)
+        state = dataclasses.replace(state, cache=cache)
+        return step + 1, _constrain(_record(program, state, logits[:, 0]))
 
-    return jax.lax.while_loop(lambda state: ~jnp.all(state.done), step, state)
+    _, state = jax.lax.while_loop(goes_on, body, (jnp.zeros((), jnp.int32), state))
+    # Every host of a pod reads it whole.
+    progress = jax.tree.map(lambda x: sharding.constrain(x, (None,) * x.ndim), state.progress)
+    return _constrain(state), progress
 
 
 @_step
@@ -146,48 +229,55 @@ def score(
     program: Program,
     params: Any,
     prefix: SharedPrefix | None,
-    tokens: Int[Array, "B T"],
-    lengths: Int[Array, " B"],
+    tokens: Int[Array, "R T"],
+    lengths: Int[Array, " R"],
     choices: Int[Array, " C"],
-) -> Float[Array, "B C"]:
+) -> Float[Array, "R C"]:
     """Returns the log-probability of each choice as the token after each row's last."""
     TRACES["score"] += 1
     start = 0 if prefix is None else prefix.length
     positions = start + jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     logits, _ = _apply(program, params, tokens, positions, prefix=prefix, select=lengths - 1)
-    return jax.nn.log_softmax(logits[:, 0], axis=-1)[:, choices]
+    return sharding.constrain(jax.nn.log_softmax(logits[:, 0], axis=-1)[:, choices], (None, None))
 
 
 def _apply(program: Program, params: Any, tokens, positions, **kwargs) -> tuple[Any, Any]:
     return Llama(program.config).apply({"params": params}, tokens, positions, **kwargs)
 
 
-def _record(program: Program, state: State, logits: Float[Array, "B V"], inputs: Inputs) -> State:
-    """Draws a token for each row that is not done, and writes down what follows from it."""
+def _record(program: Program, state: State, logits: Float[Array, "B V"]) -> State:
+    """Draws a token for each slot that is not done, and writes down what follows from it."""
     assert program.sampling is not None
-    tokens = sample(logits, inputs.keys, state.counts, program.sampling)
-    tokens = tokens.astype(jnp.int32)
+    before = state.progress
+    tokens = sample(logits, state.keys, before.counts, program.sampling).astype(jnp.int32)
     logprobs = jax.nn.log_softmax(logits, axis=-1)
     logprobs = jnp.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
-    active = ~state.done
-    # A row that is done writes beyond the end, where nothing is.
-    column = jnp.where(active, state.counts, state.output.shape[1])
+    active = ~before.done
+    # A slot that is done writes beyond the end, where nothing is.
+    column = jnp.where(active, before.counts, before.output.shape[1])
     rows = jnp.arange(tokens.shape[0])
     stopped = active & jnp.isin(tokens, jnp.asarray(program.stop_ids, jnp.int32))
-    counts = state.counts + active
+    counts = before.counts + active
     return dataclasses.replace(
         state,
         last=jnp.where(active, tokens, state.last),
         positions=state.positions + active,
-        counts=counts,
-        logprobs=state.logprobs + jnp.where(active, logprobs, 0.0),
-        done=state.done | stopped | (counts >= inputs.limits),
-        stopped=state.stopped | stopped,
-        output=state.output.at[rows, column].set(tokens, mode="drop"),
+        progress=Progress(
+            counts=counts,
+            done=before.done | stopped | (counts >= state.limits),
+            stopped=before.stopped | stopped,
+            output=before.output.at[rows, column].set(tokens, mode="drop"),
+            logprobs=before.logprobs.at[rows, column].set(logprobs, mode="drop"),
+        ),
     )
 
 
-def _constrain(cache: KVCache) -> KVCache:
-    """Shards a cache by batch and, where the tensor axis divides them, by KV heads."""
+def _constrain(state: State) -> State:
+    """Shards slots by batch and, where the tensor axis divides them, by KV heads."""
     axes = ("layers", "batch", "length", "kv_heads", "kv")
-    return jax.tree.map(lambda x: sharding.constrain(x, axes), cache)
+    cache = jax.tree.map(lambda x: sharding.constrain(x, axes), state.cache)
+    rest = jax.tree.map(
+        lambda x: sharding.constrain(x, ("batch",) + (None,) * (x.ndim - 1)),
+        dataclasses.replace(state, cache=None),
+    )
+    return dataclasses.replace(rest, cache=cache)

@@ -10,6 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 from humpback_jax.models.config import LlamaConfig
 
 MASKED = -1e30
+# Keys of a cache that a decode step reads together.
+CACHE_BLOCK = 128
 
 
 @flax.struct.dataclass
@@ -23,10 +25,13 @@ class KVCache:
     values: Float[Array, "L B S K H"]
 
     @classmethod
-    def zeros(cls, config: LlamaConfig, batch: int, length: int) -> "KVCache":
+    def zeros(
+        cls, config: LlamaConfig, batch: int, length: int, dtype: str | None = None
+    ) -> "KVCache":
         """Returns an empty cache for `batch` rows of up to `length` tokens."""
         shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
-        return cls(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+        dtype = dtype or config.dtype
+        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 
 @flax.struct.dataclass
@@ -90,3 +95,52 @@ def attend(
     before, own = jnp.split(weights, [prefix_keys.shape[0]], axis=-1)
     out = jnp.einsum("BKGTP,PKH->BTKGH", before, prefix_values)
     return (out + jnp.einsum("BKGTS,BSKH->BTKGH", own, values)).reshape(query.shape)
+
+
+def attend_cache(
+    query: Float[Array, "B 1 N H"],
+    keys: Float[Array, "B S K H"],
+    values: Float[Array, "B S K H"],
+    mask: Bool[Array, "B 1 W"],
+    prefix: tuple[Float[Array, "P K H"], Float[Array, "P K H"]] | None = None,
+) -> Float[Array, "B 1 N H"]:
+    """Returns a decode step's attention over the prefix and the first W entries of a cache.
+
+    Block after block with a running softmax. A block that a row may not see multiplies its sums by
+    exactly 1 and adds exactly 0, so its result is the same to the bit however large W is, which
+    is as large as the longest neighbour wants.
+    """
+    batch, _, heads, size = query.shape
+    kv_heads = keys.shape[2]
+    grouped = query.reshape(batch, kv_heads, heads // kv_heads, size) / math.sqrt(size)
+    shape = grouped.shape[:-1]
+    state = (
+        jnp.full(shape, MASKED, jnp.float32),
+        jnp.zeros(shape, jnp.float32),
+        jnp.zeros(grouped.shape, jnp.float32),
+    )
+    if prefix is not None:
+        scores = jnp.einsum(
+            "BKGH,PKH->BKGP", grouped, prefix[0], preferred_element_type=jnp.float32
+        )
+        state = _add_block(state, scores, "BKGP,PKH->BKGH", prefix[1])
+    for start in range(0, mask.shape[2], CACHE_BLOCK):
+        stop = min(start + CACHE_BLOCK, mask.shape[2])
+        block, own = (x[:, start:stop].astype(query.dtype) for x in (keys, values))
+        scores = jnp.einsum("BKGH,BSKH->BKGS", grouped, block, preferred_element_type=jnp.float32)
+        scores = jnp.where(mask[:, 0, None, None, start:stop], scores, MASKED)
+        state = _add_block(state, scores, "BKGS,BSKH->BKGH", own)
+    _, total, out = state
+    return (out / total[..., None]).astype(query.dtype).reshape(query.shape)
+
+
+def _add_block(state, scores: Float[Array, "B K G S"], product: str, values: Float[Array, "..."]):
+    """Takes a block of keys into (the largest score, the softmax's sum, the weighted values)."""
+    largest, total, out = state
+    new = jnp.maximum(largest, jnp.max(scores, axis=-1))
+    shrink = jnp.exp(largest - new)
+    weights = jnp.exp(scores - new[..., None])
+    added = jnp.einsum(
+        product, weights.astype(values.dtype), values, preferred_element_type=jnp.float32
+    )
+    return new, total * shrink + weights.sum(-1), out * shrink[..., None] + added

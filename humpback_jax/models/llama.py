@@ -97,7 +97,9 @@ class Attention(nn.Module):
             shared = None if prefix is None else (prefix.keys[layer], prefix.values[layer])
             if cache is not None:
                 cache, keys, values = _update(cache, layer, keys, values, mask)
-            attended = attention.attend(query, keys, values, mask["attend"], shared)
+            decodes = cache is not None and query.shape[1] == 1
+            attend = attention.attend_cache if decodes else attention.attend
+            attended = attend(query, keys, values, mask["attend"], shared)
         return _product(attended, w_out, 2), cache
 
     def _project(self, x, name: str, heads: int, axis: str, biased: bool):
@@ -116,14 +118,15 @@ def _update(cache: KVCache, layer, keys, values, mask) -> tuple[KVCache, Any, An
 
     Several positions are a prefill, which begins at entry 0; a single one is a decode step.
     """
+    written = tuple(x.astype(cache.keys.dtype) for x in (keys, values))
     if keys.shape[1] > 1:
         start = (layer, 0, 0, 0, 0)
-        new_keys = jax.lax.dynamic_update_slice(cache.keys, keys[None], start)
-        new_values = jax.lax.dynamic_update_slice(cache.values, values[None], start)
-    else:
-        rows = jnp.arange(keys.shape[0])
-        new_keys = cache.keys.at[layer, rows, mask["entries"]].set(keys[:, 0], mode="drop")
-        new_values = cache.values.at[layer, rows, mask["entries"]].set(values[:, 0], mode="drop")
+        new_keys = jax.lax.dynamic_update_slice(cache.keys, written[0][None], start)
+        new_values = jax.lax.dynamic_update_slice(cache.values, written[1][None], start)
+        return KVCache(new_keys, new_values), keys, values
+    rows = jnp.arange(keys.shape[0])
+    new_keys = cache.keys.at[layer, rows, mask["entries"]].set(written[0][:, 0], mode="drop")
+    new_values = cache.values.at[layer, rows, mask["entries"]].set(written[1][:, 0], mode="drop")
     return KVCache(new_keys, new_values), new_keys[layer], new_values[layer]
 
 
@@ -220,6 +223,7 @@ class Llama(nn.Module):
         *,
         cache: KVCache | None = None,
         prefix: SharedPrefix | None = None,
+        window: int | None = None,
         select: Int[Array, " B"] | None = None,
         deterministic: bool = True,
     ) -> tuple[Float[Array, "B T V"], KVCache | None]:
@@ -231,6 +235,7 @@ class Llama(nn.Module):
           segment_ids: which packed example each token belongs to; nothing attends across.
           cache: keys and values so far.
           prefix: shared tokens before every row; positions then begin at its length.
+          window: how many entries of the cache a decode step reads; by default all.
           select: if given, the one index into T whose logits are wanted; the result has T = 1.
           deterministic: False in training, with an rng named "dropout".
         """
@@ -243,7 +248,7 @@ class Llama(nn.Module):
         x = jnp.asarray(table, c.dtype)[tokens]
         x = nn.Dropout(c.dropout_rate, deterministic=deterministic)(x)
         x = sharding.constrain(x, ACTIVATION)
-        mask = _masks(positions, segment_ids, cache, prefix)
+        mask = _masks(positions, segment_ids, cache, prefix, window)
         layers = _scanned_layer(c, cache is not None)(c, deterministic, name="layers")
         (x, cache), _ = layers(
             (x, cache), jnp.arange(c.num_layers), rope.angles(positions, c), mask, prefix
@@ -259,7 +264,7 @@ class Llama(nn.Module):
         return sharding.constrain(logits, ("batch", "length", "vocab")), cache
 
 
-def _masks(positions, segment_ids, cache, prefix) -> dict[str, Bool[Array, "..."]]:
+def _masks(positions, segment_ids, cache, prefix, window) -> dict[str, Bool[Array, "..."]]:
     """Returns who attends to whom, and the cache entry that a decode step writes.
 
     Whole sequences give their segments alone: the implementation of attention makes the mask.
@@ -269,5 +274,8 @@ def _masks(positions, segment_ids, cache, prefix) -> dict[str, Bool[Array, "..."
     if cache is None:
         return {"attend": attention.causal_mask(0, positions.shape[1], segment_ids)}
     prefix_length = prefix.length if prefix is not None else 0
-    attend = attention.cache_mask(positions, cache.keys.shape[2], prefix_length)
+    # A prefill attends to its own tokens, of which the cache may round what it keeps.
+    length = positions.shape[1]
+    read = length if length > 1 else window or cache.keys.shape[2]
+    attend = attention.cache_mask(positions, read, prefix_length)
     return {"attend": attend, "entries": positions[:, 0] - prefix_length}

@@ -106,18 +106,24 @@ def lower_prefill(settings: Settings) -> Lowered:
 
 
 def lower_decode(settings: Settings) -> Lowered:
-    """Lowers the decode loop after that prefill; its body is one token for every row."""
+    """Lowers the decode loop over all slots, each as long as it can get; its body is one token."""
     config, mesh = _inference(settings)
-    program, params, inputs = _inference_arguments(settings, config, mesh)
-    rows, length = inputs.tokens.shape
+    program, params, _ = _inference_arguments(settings, config, mesh)
+    slots = settings.engine.slots_over(partitioning.batch_ways(mesh))
+    length = settings.engine.buckets[-1] + settings.sampling.max_new_tokens
     with partitioning.rules(mesh):
-        state = jax.eval_shape(lambda p, i: steps.prefill(program, p, None, i), params, inputs)
+        state = jax.eval_shape(lambda: steps.free_slots(program, slots, length))
         state = jax.tree.map(lambda x: _placed_state(x, config, mesh), state)
-        lowered = steps.decode.lower(program, params, None, state, inputs)
-    length += settings.sampling.max_new_tokens
-    work = flops.decode_flops(config, rows, length)
+        cancelled = jax.ShapeDtypeStruct(
+            (slots,), jnp.bool_, sharding=partitioning.replicated(mesh)
+        )
+        count = jax.ShapeDtypeStruct((), jnp.int32, sharding=partitioning.replicated(mesh))
+        lowered = steps.decode.lower(
+            program, params, None, state, cancelled, count, count, window=length
+        )
+    work = flops.decode_flops(config, slots, length)
     resident = _bytes_a_device(params) + _bytes_a_device(state.cache)
-    return Lowered(lowered, mesh, rows, length, rows, work, resident)
+    return Lowered(lowered, mesh, slots, length, slots, work, resident)
 
 
 def _inference(settings: Settings) -> tuple[LlamaConfig, Mesh]:
@@ -129,7 +135,8 @@ def _inference(settings: Settings) -> tuple[LlamaConfig, Mesh]:
 def _inference_arguments(settings: Settings, config: LlamaConfig, mesh: Mesh):
     """Returns (program, abstract parameters, abstract inputs) of the longest bucket."""
     sampling = dataclasses.replace(settings.sampling, seed=0)  # as the engine does
-    program = steps.Program(config, mesh, sampling, (config.vocab_size - 1,))
+    cache_dtype = settings.engine.cache_dtype
+    program = steps.Program(config, mesh, sampling, (config.vocab_size - 1,), cache_dtype)
     shardings = partitioning.tree_shardings(boxed_params(config), mesh)
     params = jax.tree.map(_with_sharding, abstract_params(config), shardings)
     bucket = settings.engine.buckets[-1]

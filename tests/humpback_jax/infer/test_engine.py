@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from humpback_jax import partitioning
 from humpback_jax.checkpoints import foreign, huggingface
-from humpback_jax.errors import UsageError
+from humpback_jax.errors import UsageError, UserError
 from humpback_jax.infer import steps
 from humpback_jax.infer.engine import Engine, EngineConfig, Request
 from humpback_jax.infer.sampling import SamplingConfig
@@ -24,7 +24,8 @@ CONFIG = LlamaConfig(
     initializer_range=0.3,
 )  # fmt: skip
 PARAMS = nn.unbox(init_params(CONFIG, jax.random.key(0)))
-SHAPES = EngineConfig(batch_size=4, buckets=(6, 16))
+LONG = dataclasses.replace(CONFIG, max_length=512)
+SHAPES = EngineConfig(slots=4, buckets=(6, 16))
 GREEDY = SamplingConfig(max_new_tokens=8, temperature=0)
 SAMPLED = SamplingConfig(max_new_tokens=8, temperature=1.0, seed=7)
 STOP = 2
@@ -32,7 +33,8 @@ STOP = 2
 
 def engine(**kwargs) -> Engine:
     shapes = dataclasses.replace(SHAPES, **kwargs.pop("shapes", {}))
-    return Engine(CONFIG, PARAMS, shapes, **{"stop_ids": (STOP,), **kwargs})
+    model = kwargs.pop("model", CONFIG)
+    return Engine(model, PARAMS, shapes, **{"stop_ids": (STOP,), **kwargs})
 
 
 def prompts(count: int, longest: int = 16, seed: int = 0) -> list[Request]:
@@ -89,6 +91,73 @@ def test_a_result_is_bit_identical_whatever_the_neighbours_order_or_slot():
     assert alone == together
     crowded = engine().generate(prompts(7, seed=1)[:6] + requests, SAMPLED)[6:]
     assert crowded == together
+
+
+def test_tokens_do_not_depend_on_slots_refills_windows_or_host_visits():
+    """Caches of 300 tokens in blocks of 128, limits from 1 to 150: every window occurs."""
+    sampling = dataclasses.replace(SAMPLED, max_new_tokens=150)
+    limits = np.random.default_rng(1).integers(1, 151, 12).tolist()
+    requests = [
+        dataclasses.replace(r, max_new_tokens=n)
+        for r, n in zip(prompts(12, 150), limits, strict=True)
+    ]
+    shapes = {"buckets": (150,), "slots": 3, "steps_per_sync": 150}
+    found = engine(model=LONG, shapes=shapes).generate(requests, sampling)
+    assert max(len(r.token_ids) for r in found) > 100
+    for changes in ({"slots": 12}, {"slots": 1}, {"steps_per_sync": 1, "max_batch_tokens": 300}):
+        other = engine(model=LONG, shapes=shapes | changes).generate(requests, sampling)
+        assert [r.token_ids for r in other] == [r.token_ids for r in found]
+    alone = engine(model=LONG, shapes=shapes).generate(requests[-1:], sampling)
+    assert alone == found[-1:]  # to the bit, though its window is another
+
+
+def test_a_slot_is_taken_again_before_its_neighbour_is_done(monkeypatch):
+    """Nine requests of 1 and one of 40 tokens in two slots: the long one never waits."""
+    taken = []
+    decode = steps.decode
+    monkeypatch.setattr(steps, "decode", lambda *args: (taken.append(decode(*args)), taken[-1])[1])
+    sampling = SamplingConfig(max_new_tokens=40, temperature=0)
+    requests = [dataclasses.replace(r, max_new_tokens=4) for r in prompts(9, 6)]
+    requests.append(Request("long", [5, 6]))
+    shapes = {"slots": 2, "buckets": (6,), "max_batch_tokens": 6, "steps_per_sync": 40}
+    results = engine(shapes=shapes, stop_ids=()).generate(requests, sampling)
+    assert [len(r.token_ids) for r in results] == [4] * 9 + [40]
+    assert len(taken) <= 12
+
+
+def test_a_stop_string_ends_a_request_wherever_the_host_looks():
+    def detokenize(ids):
+        return "".join(chr(97 + i % 26) for i in ids)
+
+    plain = engine(stop_ids=()).generate(prompts(6), SAMPLED)
+    texts = [detokenize(r.token_ids) for r in plain]
+    stop = texts[0][3:5]
+    sampling = dataclasses.replace(SAMPLED, stop_strings=(stop, "never"))
+    for steps_per_sync in (1, 3, 32):
+        shapes = {"steps_per_sync": steps_per_sync}
+        stopping = engine(shapes=shapes, stop_ids=(), detokenize=detokenize)
+        for before, text, result in zip(
+            plain, texts, stopping.generate(prompts(6), sampling), strict=True
+        ):
+            end = text.index(stop) + 2 if stop in text else len(text)
+            assert result.token_ids == before.token_ids[:end]
+            assert result.logprobs == before.logprobs[:end]
+            assert result.stop_string == (stop if stop in text else "")
+            assert result.finish_reason == ("stop" if stop in text else "length")
+
+
+def test_a_cache_of_16_bits_is_near():
+    requests = prompts(8)
+    plain = engine().generate(requests, GREEDY)
+    rounded = engine(shapes={"cache_dtype": "bfloat16"}).generate(requests, GREEDY)
+    same = np.mean([a.token_ids == b.token_ids for a, b in zip(plain, rounded, strict=True)])
+    assert same >= 0.5
+    assert any(a.logprobs != b.logprobs for a, b in zip(plain, rounded, strict=True))
+
+
+def test_more_slots_than_memory_are_refused_before_they_are_made():
+    with pytest.raises(UserError, match=r"slots of 24 tokens take .* set EngineConfig.slots to at"):
+        engine(shapes={"slots": 2**40}).generate(prompts(1), GREEDY)
 
 
 def test_seed_and_id_decide_the_draw():
@@ -180,17 +249,19 @@ def test_nothing_to_do_is_done():
     assert engine().score_choices([], [1, 2]).probabilities.shape == (0, 2)
 
 
-def test_nothing_is_compiled_after_a_bucket_is_warm():
-    sampling = dataclasses.replace(SAMPLED, max_new_tokens=5)
-    requests = prompts(11)
-    engine().generate(requests, sampling)
-    engine().score_choices(requests, [1, 2])
+def test_nothing_is_compiled_after_warming_up():
+    sampling = dataclasses.replace(SAMPLED, max_new_tokens=150)
+    long = {"model": LONG, "shapes": {"buckets": (6,), "steps_per_sync": 8}, "stop_ids": ()}
+    prefix = [9, 8, 7]
+    requests = [*prompts(11, 6), Request("prefixed", [*prefix, 4, 5])]
+    warm = engine(**long)
+    warm.warm_up(sampling, prefix)
+    assert warm.score_choices(requests, [1, 2], prefix).log_probs.shape == (12, 2)
     before = steps.TRACES.copy()
-    again = prompts(23, seed=5)
-    engine().generate(again, dataclasses.replace(sampling, seed=99))
-    engine().score_choices(again, [3, 4])
+    warm.generate(requests, dataclasses.replace(sampling, seed=99), prefix)
+    warm.score_choices(prompts(23, 6, seed=5), [3, 4])
     assert before == steps.TRACES
-    engine().generate(again, dataclasses.replace(sampling, max_new_tokens=6))
+    warm.generate(requests, dataclasses.replace(sampling, top_k=6))
     assert steps.TRACES["decode"] > before["decode"]  # the counter does count
 
 
@@ -200,7 +271,7 @@ def test_a_mesh_gives_the_results_of_one_device(axes):
     mesh = partitioning.make_mesh(partitioning.MeshConfig(*axes))
     shardings = jax.tree.map(lambda to: to.sharding, foreign.targets(CONFIG, mesh))
     params = jax.device_put(PARAMS, shardings)
-    shapes = {"batch_size": 8}
+    shapes = {"slots": 8}
     meshed = Engine(CONFIG, params, dataclasses.replace(SHAPES, **shapes), (STOP,), mesh)
     prefix = [9, 8, 7]
     requests = prompts(9)
@@ -217,17 +288,17 @@ def test_a_mesh_gives_the_results_of_one_device(axes):
 
 
 def test_batches_fit_the_mesh_and_the_token_budget():
-    shapes = EngineConfig(batch_size=6, buckets=[16, 64], max_batch_tokens=128)
+    shapes = EngineConfig(slots=6, buckets=[16, 64], max_batch_tokens=128)
     assert shapes.buckets == (16, 64)
     assert shapes.rows(16, multiple=1) == 6
     assert shapes.rows(16, multiple=4) == 8
     assert shapes.rows(64, multiple=1) == 2
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"buckets": ()}, {"buckets": (8, 4)}])
+@pytest.mark.parametrize("wrong", [{"slots": 0}, {"buckets": ()}, {"buckets": (8, 4)}])
 def test_wrong_shapes_are_refused(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
-        EngineConfig(**{"batch_size": 4, "buckets": (4,), **wrong})
+        EngineConfig(**{"slots": 4, "buckets": (4,), **wrong})
 
 
 STORIES = pathlib.Path(__file__).parents[4] / "shared" / "models" / "stories260K"
@@ -236,7 +307,7 @@ STORIES = pathlib.Path(__file__).parents[4] / "shared" / "models" / "stories260K
 @pytest.mark.skipif(not STORIES.exists(), reason="the stories260K model is not at hand")
 def test_a_trained_model_tells_the_story_that_its_uncached_forward_tells():
     model = huggingface.read_model(STORIES)
-    shapes = EngineConfig(batch_size=2, buckets=(8,))
+    shapes = EngineConfig(slots=2, buckets=(8,))
     stories = Engine(model.config, model.params, shapes, model.eos_ids)
     result = stories.generate([Request("story", [1])], SamplingConfig(max_new_tokens=24,
                               temperature=0))[0]  # fmt: skip
