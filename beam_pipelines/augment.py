@@ -1,19 +1,19 @@
-"""Self-augmentation: the backward model writes one instruction for every segment (section 2.2)."""
+"""Self-augmentation: the backward model writes an instruction for every segment (section 2.2)."""
 
 import dataclasses
 from collections.abc import Sequence
 
 from etils import epath
 
-from beam_pipelines import inference
+from beam_pipelines import inference, shards
 from beam_pipelines.execution import BeamConfig
-from beam_pipelines.handler import ModelSource, Shard, ShardOutput
-from beam_pipelines.inference import InferenceStage
-from humpback_jax.data.tokenizer import Tokenizer
-from humpback_jax.infer.engine import Engine, EngineConfig, Request, Result
+from beam_pipelines.handler import ModelSource, ModelWorker
+from beam_pipelines.shards import InferenceStage, Shard, ShardOutput
+from humpback_jax.infer.engine import EngineConfig, Request, Result
 from humpback_jax.infer.sampling import SamplingConfig
-from humpback_jax.method import leaks
+from humpback_jax.method import leaks, samples
 from humpback_jax.method.leaks import LeakConfig
+from humpback_jax.method.samples import Sample, SamplesConfig
 from humpback_jax.partitioning import MeshConfig
 from humpback_jax.prompts import Prompts
 from humpback_jax.records import Candidate, CandidateStatus, Segment
@@ -29,10 +29,11 @@ def run_augment(
     engine: EngineConfig,
     sampling: SamplingConfig,
     leak_filter: LeakConfig,
-    beam: BeamConfig,
+    beam: BeamConfig | None,
     mesh: MeshConfig | None = None,
     dtype: str | None = None,
     source: str = "segment",
+    samples_config: SamplesConfig | None = None,
 ) -> Counts:
     """Writes stage "augment": exactly one Candidate for each Segment of stage "segment".
 
@@ -43,14 +44,20 @@ def run_augment(
       engine: the shapes of inference.
       sampling: how instructions are drawn.
       leak_filter: what is not passed on.
-      beam: where the pipeline runs.
+      beam: where the pipeline runs; None runs without Beam (beam_pipelines.pod).
       mesh: the devices of each worker; None uses one device.
       dtype: of the computation, by default the model's.
       source: the stage whose segments are read.
+      samples_config: how many instructions are drawn for a segment, by default one.
 
     Returns:
       The counts: segments in, candidates of status "ok" out, rejects by status.
+
+    Raises:
+      UsageError: several samples are asked for with greedy decoding, which draws them all alike.
     """
+    samples_config = samples_config or SamplesConfig()
+    samples_config.check_sampling(sampling)
     model = ModelSource(str(model_path), engine, mesh, dtype)
     fingerprint = model.fingerprint()
     job = InferenceStage(
@@ -58,7 +65,7 @@ def run_augment(
         source=StageDir(run_dir, source),
         read=Segment,
         write=Candidate,
-        task=AugmentTask(model, prompts, sampling, leak_filter),
+        task=AugmentTask(model, prompts, sampling, leak_filter, samples_config),
     )
     config = {
         "backward": prompts.backward,
@@ -66,6 +73,7 @@ def run_augment(
         "engine": engine,
         "sampling": sampling,
         "leak_filter": leak_filter,
+        "samples": samples_config,
         "dtype": dtype,
     }
     return inference.run_stage(job, config, {"model": fingerprint}, beam)
@@ -79,67 +87,90 @@ class AugmentTask:
     prompts: Prompts
     sampling: SamplingConfig
     leak_filter: LeakConfig
+    samples: SamplesConfig
 
     def load(self) -> "AugmentWorker":
-        model, engine = self.model.load()
-        return AugmentWorker(self, engine, model.tokenizer, model.fingerprint)
+        return AugmentWorker(self)
 
 
-class AugmentWorker:
+class AugmentWorker(ModelWorker[AugmentTask]):
     """Writes instructions for the segments of a shard."""
-
-    def __init__(self, task: AugmentTask, engine: Engine, tokenizer: Tokenizer, fingerprint: str):
-        self._task = task
-        self._engine = engine
-        self._tokenizer = tokenizer
-        self._fingerprint = fingerprint
 
     def process(self, shard: Shard) -> ShardOutput:
         segments: Sequence[Segment] = shard.rows
         candidates: list[Candidate | None] = [None] * len(segments)
-        requests: dict[int, Request] = {}
+        prompts: dict[int, list[int]] = {}
         for i, segment in enumerate(segments):
             try:
                 prompt = self._task.prompts.render_backward(segment.text)
-                ids = self._tokenizer.encode_prompt(prompt)
-                requests[i] = Request(segment.segment_id, ids)
+                prompts[i] = self._tokenizer.encode_prompt(prompt)
             except Exception as error:
-                candidates[i] = self._error(segment, error)
-        results = self._engine.generate(list(requests.values()), self._task.sampling)
-        for i, result in zip(requests, results, strict=True):
-            try:
-                candidates[i] = self._candidate(segments[i], requests[i], result)
-            except Exception as error:
-                candidates[i] = self._error(segments[i], error)
+                candidates[i] = self._candidate(segment, [_failed(error)])
+        drawn = self._draw([(segments[i], ids) for i, ids in prompts.items()])
+        for i, found in zip(prompts, drawn, strict=True):
+            candidates[i] = self._candidate(segments[i], found)
         sources = [f"{s.source.file}:{s.source.offset}" for s in segments]
-        return inference.output_of(shard.index, candidates, sources)
+        return shards.output_of(shard.index, candidates, sources)
 
-    def _candidate(self, segment: Segment, request: Request, result: Result) -> Candidate:
+    def _draw(self, prompts: Sequence[tuple[Segment, list[int]]]) -> list[list[Sample]]:
+        """Returns the samples of each of (segment, its prompt's tokens)."""
+        count = self._task.samples.per_segment
+        requests = [
+            Request(samples.request_id(segment.segment_id, k), ids)
+            for segment, ids in prompts
+            for k in range(count)
+        ]
+        results = self._engine.generate(requests, self._task.sampling)
+        drawn = []
+        for n, (segment, ids) in enumerate(prompts):
+            own = results[n * count : (n + 1) * count]
+            drawn.append([self._sample(segment, len(ids), result) for result in own])
+        return drawn
+
+    def _sample(self, segment: Segment, prompt_tokens: int, result: Result) -> Sample:
+        """Returns what a result says; whatever goes wrong becomes the sample's detail."""
+        try:
+            instruction, status, detail = self._judge(segment, prompt_tokens, result)
+        except Exception as error:
+            return _failed(error)
+        return Sample(instruction, status, detail, result.logprob, len(result.logprobs))
+
+    def _judge(
+        self, segment: Segment, prompt_tokens: int, result: Result
+    ) -> tuple[str, CandidateStatus, str]:
+        """Returns (instruction, status, detail) of what was generated for a segment."""
         if result.finish_reason == "too_long":
-            detail = f"no bucket holds its prompt of {len(request.prompt_ids)} tokens"
-            return self._make(segment, "", "too_long", detail)
-        instruction = self._tokenizer.decode(result.token_ids).strip()
+            return "", "too_long", f"no bucket holds its prompt of {prompt_tokens} tokens"
+        text = self._tokenizer.decode(result.token_ids)
+        if result.stop_string:
+            text = text.partition(result.stop_string)[0]
+        instruction = text.strip()
         if result.finish_reason == "length":
-            detail = f"no end after {len(result.token_ids)} tokens"
-            return self._make(segment, instruction, "too_long", detail)
+            return instruction, "too_long", f"no end after {len(result.token_ids)} tokens"
         status, detail = leaks.check(
-            instruction, segment.text, self._task.prompts, self._task.leak_filter
+            instruction,
+            segment.text,
+            self._task.prompts,
+            self._task.leak_filter,
+            segment.language,
         )
-        return self._make(segment, instruction, status, detail)
+        return instruction, status, detail
 
-    def _error(self, segment: Segment, error: Exception) -> Candidate:
-        return self._make(segment, "", "error", f"{type(error).__name__}: {error}")
-
-    def _make(
-        self, segment: Segment, instruction: str, status: CandidateStatus, detail: str
-    ) -> Candidate:
+    def _candidate(self, segment: Segment, drawn: Sequence[Sample]) -> Candidate:
+        chosen = samples.choose(drawn)
         fields = dataclasses.asdict(self._task.sampling)
+        if self._task.samples.per_segment > 1:
+            fields["samples"] = self._task.samples.per_segment
         return Candidate(
             segment_id=segment.segment_id,
-            instruction=instruction,
+            instruction=chosen.instruction,
             output=segment.text,
             model=self._fingerprint,
             sampling=" ".join(f"{name}={value}" for name, value in fields.items()),
-            status=status,
-            detail=detail,
+            status=chosen.status,
+            detail=chosen.detail,
         )
+
+
+def _failed(error: Exception) -> Sample:
+    return Sample("", "error", f"{type(error).__name__}: {error}")

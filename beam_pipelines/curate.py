@@ -4,12 +4,11 @@ import dataclasses
 
 from etils import epath
 
-from beam_pipelines import inference
+from beam_pipelines import inference, shards
 from beam_pipelines.execution import BeamConfig
-from beam_pipelines.handler import ModelSource, Shard, ShardOutput
-from beam_pipelines.inference import InferenceStage
-from humpback_jax.data.tokenizer import Tokenizer
-from humpback_jax.infer.engine import Engine, EngineConfig
+from beam_pipelines.handler import ModelSource, ModelWorker
+from beam_pipelines.shards import InferenceStage, Shard, ShardOutput
+from humpback_jax.infer.engine import EngineConfig
 from humpback_jax.method import rating
 from humpback_jax.method.rating import RatingConfig
 from humpback_jax.partitioning import MeshConfig
@@ -30,7 +29,7 @@ def run_curate(
     prompts: Prompts,
     engine: EngineConfig,
     rating_config: RatingConfig,
-    beam: BeamConfig,
+    beam: BeamConfig | None,
     mesh: MeshConfig | None = None,
     dtype: str | None = None,
     source: str = "augment",
@@ -44,7 +43,7 @@ def run_curate(
       prompts: the templates.
       engine: the shapes of inference.
       rating_config: how a score is found.
-      beam: where the pipeline runs.
+      beam: where the pipeline runs; None runs without Beam (beam_pipelines.pod).
       mesh: the devices of each worker; None uses one device.
       dtype: of the computation, by default the model's.
       source: the stage whose candidates are read.
@@ -83,18 +82,11 @@ class CurateTask:
     iteration: int
 
     def load(self) -> "CurateWorker":
-        model, engine = self.model.load()
-        return CurateWorker(self, engine, model.tokenizer, model.fingerprint)
+        return CurateWorker(self)
 
 
-class CurateWorker:
+class CurateWorker(ModelWorker[CurateTask]):
     """Rates the candidates of a shard."""
-
-    def __init__(self, task: CurateTask, engine: Engine, tokenizer: Tokenizer, fingerprint: str):
-        self._task = task
-        self._engine = engine
-        self._tokenizer = tokenizer
-        self._fingerprint = fingerprint
 
     def process(self, shard: Shard) -> ShardOutput:
         ratings = rating.rate(
@@ -107,4 +99,4 @@ class CurateWorker:
             model=self._fingerprint,
         )
         sources = [f"candidate of {candidate.model}" for candidate in shard.rows]
-        return inference.output_of(shard.index, ratings, sources)
+        return shards.output_of(shard.index, ratings, sources)

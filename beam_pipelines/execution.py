@@ -2,10 +2,13 @@
 
 import dataclasses
 import re
+import threading
 from collections.abc import Callable, Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability import python_urns
+from apache_beam.runners.portability.fn_api_runner import worker_handlers
 
 from humpback_jax import errors
 from humpback_jax.configurable import configurable
@@ -65,6 +68,34 @@ class BeamConfig:
             flags.append(f"--direct_running_mode={self.direct_running_mode}")
             flags.append(f"--direct_num_workers={self.num_workers}")
         return PipelineOptions([*flags, *self.options])
+
+
+@worker_handlers.WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)
+class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
+    """Starts a worker process, and ends the pipeline if the process dies.
+
+    Beam's own handler (2.77) goes on waiting for the dead worker's answer, for ever.
+    """
+
+    _PERIOD = 0.5  # seconds; an instruction may be sent to the dead worker after it was noticed
+
+    def start_worker(self) -> None:
+        self._ended = threading.Event()
+        super().start_worker()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def stop_worker(self) -> None:
+        self._ended.set()
+        super().stop_worker()
+
+    def _watch(self) -> None:
+        self.worker_thread.join()
+        died = UserError(
+            "a worker process was killed, perhaps for want of memory: run the same command again, "
+            "finished shards are kept"
+        )
+        while not self._ended.wait(self._PERIOD):
+            self.control_conn.abort(died)
 
 
 def run_pipeline(build: Callable[[beam.Pipeline], object], config: BeamConfig) -> None:

@@ -6,49 +6,24 @@ status, since Beam's own exception handling sends a whole batch to the dead lett
 """
 
 import dataclasses
+import math
+import platform
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
+import jax
 from apache_beam.ml.inference.base import ModelHandler
+from etils import epath
 
+from beam_pipelines.shards import Shard, ShardOutput, Task, Worker
 from humpback_jax import partitioning
 from humpback_jax.checkpoints import bundle
 from humpback_jax.checkpoints.bundle import LoadedModel
+from humpback_jax.data.tokenizer import Tokenizer
+from humpback_jax.errors import UserError
 from humpback_jax.infer.engine import Engine, EngineConfig
 from humpback_jax.partitioning import MeshConfig
-from humpback_jax.records import Reject
-from humpback_jax.rundir import Counts
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """A shard to be worked on: its index and its records."""
-
-    index: int
-    rows: Sequence[Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class ShardOutput:
-    """What became of a shard: its new records, those not passed on, and the counts."""
-
-    index: int
-    rows: Sequence[Any]
-    rejects: Sequence[Reject]
-    counts: Counts
-
-
-class Worker(Protocol):
-    """A model in memory that works on shards; arguments and results are picklable."""
-
-    def process(self, shard: Shard) -> ShardOutput: ...
-
-
-class Task(Protocol):
-    """What a worker is to do: small and picklable, the model is loaded by `load` alone."""
-
-    def load(self) -> Worker: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +31,10 @@ class ModelSource:
     """Where a worker finds its model, and how it is to run.
 
     Attributes:
-      path: a model folder, readable by all workers.
+      path: a model folder of ours (Orbax) or of Hugging Face, readable by all workers.
       engine: the shapes of the engine's programs.
-      mesh: the devices of each worker; None uses one device.
+      mesh: the devices of each worker, all of its process unless it needs more: then those of all
+        processes. None uses one device.
       dtype: of the computation, by default the model's.
     """
 
@@ -73,12 +49,50 @@ class ModelSource:
 
     def load(self) -> tuple[LoadedModel, Engine]:
         """Loads the model and makes its engine."""
-        mesh = None if self.mesh is None else partitioning.make_mesh(self.mesh)
+        if not epath.Path(self.path).exists():
+            raise UserError(
+                f"the worker on {platform.node()} finds no model folder {self.path}: put the model "
+                "where every worker can read it, on gs:// or a shared disk"
+            )
+        mesh = None if self.mesh is None else partitioning.make_mesh(self.mesh, _devices(self.mesh))
         model = bundle.load_model(self.path, mesh=mesh, dtype=self.dtype)
         return model, Engine(model.config, model.params, self.engine, model.eos_ids, mesh)
 
 
-class ShardHandler(ModelHandler[Shard, ShardOutput, Worker]):
+def _devices(mesh: MeshConfig) -> list[jax.Device]:
+    """Returns this process's devices, or all processes' if the mesh needs more than it has."""
+    local = jax.local_devices()
+    axes = (mesh.data, mesh.fsdp, mesh.sequence, mesh.tensor)
+    needed = math.prod(size for size in axes if size > 0)
+    return local if needed <= len(local) else jax.devices()
+
+
+class _ModelTask(Protocol):
+    @property
+    def model(self) -> ModelSource: ...
+
+
+T = TypeVar("T", bound=_ModelTask)
+
+
+class ModelWorker(Generic[T]):
+    """What the workers that run a model share: its task, engine, tokenizer and fingerprint."""
+
+    def __init__(self, task: T):
+        """Loads the task's model."""
+        model, engine = task.model.load()
+        self._task = task
+        self._engine: Engine = engine
+        self._tokenizer: Tokenizer = model.tokenizer
+        self._fingerprint: str = model.fingerprint
+
+    @property
+    def spans_processes(self) -> bool:
+        mesh = self._engine.mesh
+        return mesh is not None and mesh.is_multi_process
+
+
+class ShardHandler(ModelHandler[Shard, ShardOutput, "LockedWorker"]):
     """Gives RunInference shards one by one; the model is loaded from its path in the worker."""
 
     def __init__(self, task: Task, share: bool):
@@ -91,11 +105,14 @@ class ShardHandler(ModelHandler[Shard, ShardOutput, Worker]):
         super().__init__(min_batch_size=1, max_batch_size=1, large_model=share)
         self._task = task
 
-    def load_model(self) -> Worker:
+    def load_model(self) -> "LockedWorker":
         return LockedWorker(self._task.load())
 
     def run_inference(
-        self, batch: Sequence[Shard], model: Worker, inference_args: dict[str, Any] | None = None
+        self,
+        batch: Sequence[Shard],
+        model: "LockedWorker",
+        inference_args: dict[str, Any] | None = None,
     ) -> Iterable[ShardOutput]:
         return [model.process(shard) for shard in batch]
 

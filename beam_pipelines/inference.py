@@ -1,10 +1,9 @@
 """A resumable inference stage: shard by shard through a model, each written once it is done.
 
-An element is a shard, what is to do is decided at launch, and each finished shard is renamed into
-place before its done marker: after a kill at any moment the same command does the rest.
+What is to do is decided at launch, and each finished shard is renamed into place before its done
+marker: after a kill at any moment the same command does the rest, with Beam or without.
 """
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,42 +13,21 @@ from absl import logging
 from apache_beam.metrics.metric import Metrics
 from apache_beam.ml.inference.base import RunInference
 
-from beam_pipelines import execution
+from beam_pipelines import execution, pod
 from beam_pipelines.execution import BeamConfig
-from beam_pipelines.handler import Shard, ShardHandler, ShardOutput, Task
+from beam_pipelines.handler import ShardHandler
 from beam_pipelines.progress import shard_progress
-from humpback_jax import records
+from beam_pipelines.shards import InferenceStage, Shard, ShardOutput
+from humpback_jax import distributed
 from humpback_jax.errors import UserError
-from humpback_jax.records import Reject
-from humpback_jax.rundir import Counts, StageDir
-
-
-@dataclasses.dataclass(frozen=True)
-class InferenceStage:
-    """One stage: from whose shards it is made, by what, and into which records.
-
-    Attributes:
-      stage: the folder that is written.
-      source: the finished stage that is read; the result has as many shards.
-      read: the source's record class.
-      write: the result's record class.
-      task: what the workers do with a shard.
-      only_ok: leave out source records whose status is not "ok"; they were counted as rejects.
-    """
-
-    stage: StageDir
-    source: StageDir
-    read: type
-    write: type
-    task: Task
-    only_ok: bool = False
+from humpback_jax.rundir import Counts
 
 
 def run_stage(
     job: InferenceStage,
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
-    beam_config: BeamConfig,
+    beam_config: BeamConfig | None,
 ) -> Counts:
     """Does what is left of a stage and returns its counts; a finished one is skipped.
 
@@ -57,11 +35,30 @@ def run_stage(
       job: the stage.
       config: everything that decides its outputs, JSON-able.
       inputs: digests of what it reads besides the source stage, such as the model's fingerprint.
-      beam_config: where to run.
+      beam_config: where Beam runs; None runs the stage without Beam, in this process and the
+        others of its jax.distributed group, all of which call this.
 
     Raises:
       UserError: the source is not finished, or the folder holds work of another configuration.
     """
+    start = time.monotonic()
+    plan = distributed.on_primary(lambda: _plan(job, config, inputs))
+    if plan is not None:
+        fingerprint, todo = plan
+        if todo:
+            logging.info("stage %s: %d shards to do", job.stage.name, len(todo))
+            if beam_config is None:
+                pod.run_shards(job, todo, fingerprint)
+            else:
+                _run_beam(job, todo, fingerprint, beam_config)
+        distributed.on_primary(lambda: _finish(job, fingerprint, time.monotonic() - start))
+    return Counts(**distributed.on_primary(lambda: job.stage.summary()["counts"]))
+
+
+def _plan(
+    job: InferenceStage, config: Mapping[str, Any], inputs: Mapping[str, str]
+) -> tuple[str, list[int]] | None:
+    """Opens the stage; returns (fingerprint, shards that are to be done), None if it is done."""
     if not job.source.is_done():
         raise UserError(
             f"stage {job.stage.name} reads stage {job.source.name}, which is not finished in "
@@ -69,18 +66,28 @@ def run_stage(
         )
     fingerprint = job.stage.begin(config, {**inputs, job.source.name: job.source.digest})
     if job.stage.is_done():
-        return Counts(**job.stage.summary()["counts"])
-    start = time.monotonic()
-    todo = job.stage.todo(job.source.num_done(), fingerprint)
-    if todo:
-        logging.info("stage %s: %d shards to do", job.stage.name, len(todo))
-        build = _pipeline(job, todo, fingerprint, beam_config)
-        with shard_progress(job.stage, job.source.num_done()):
-            execution.run_pipeline(build, beam_config)
+        return None
+    return fingerprint, job.stage.todo(job.source.num_done(), fingerprint)
+
+
+def _finish(job: InferenceStage, fingerprint: str, seconds: float) -> None:
+    """Closes the stage; raises UserError if a shard that was written cannot be seen."""
+    left = job.stage.todo(job.source.num_done(), fingerprint)
+    if left:
+        raise UserError(
+            f"shard {left[0]} of {job.stage.path} was written where this process does not see it: "
+            "give all of them a run directory that they share, and run the same command again"
+        )
     counts = job.stage.counts()
-    job.stage.finish(counts, job.stage.shards_digest(), time.monotonic() - start)
+    job.stage.finish(counts, job.stage.shards_digest(), seconds)
     logging.info("stage %s: %s", job.stage.name, counts)
-    return counts
+
+
+def _run_beam(
+    job: InferenceStage, todo: Sequence[int], fingerprint: str, config: BeamConfig
+) -> None:
+    with shard_progress(job.stage, job.source.num_done()):
+        execution.run_pipeline(_pipeline(job, todo, fingerprint, config), config)
 
 
 def _pipeline(
@@ -106,54 +113,28 @@ class ReadShard(beam.DoFn):
     """Reads a shard of the source stage."""
 
     def __init__(self, job: InferenceStage):
-        self._source, self._read, self._only_ok = job.source, job.read, job.only_ok
+        self._job = job
 
     def process(self, element: int) -> Iterator[Shard]:
-        rows = records.read_parquet(self._read, self._source.shard_path(element))
-        yield Shard(element, [row for row in rows if not self._only_ok or row.status == "ok"])
+        yield self._job.read_shard(element)
 
 
 class WriteShard(beam.DoFn):
     """Writes a shard and its done marker, and counts its records."""
 
     def __init__(self, job: InferenceStage, fingerprint: str):
-        self._stage, self._write, self._fingerprint = job.stage, job.write, fingerprint
+        self._job, self._fingerprint = job, fingerprint
 
     def process(self, element: ShardOutput) -> Iterator[int]:
-        self._stage.write_shard(
-            element.index,
-            self._write,
-            element.rows,
-            element.counts,
-            self._fingerprint,
-            rejects=element.rejects,
-        )
-        for name, number in (
+        self._job.write_shard(element, self._fingerprint)
+        name, counts = self._job.stage.name, element.counts
+        for metric, number in (
             ("shards", 1),
-            ("records_in", element.counts.records_in),
-            ("records_out", element.counts.records_out),
-            ("errors", element.counts.errors),
-            *element.counts.rejects.items(),
+            ("records_in", counts.records_in),
+            ("records_out", counts.records_out),
+            ("errors", counts.errors),
+            *counts.rejects.items(),
         ):
-            Metrics.counter(self._stage.name, name).inc(number)
-        logging.info("stage %s, shard %d: %s", self._stage.name, element.index, element.counts)
+            Metrics.counter(name, metric).inc(number)
+        logging.info("stage %s, shard %d: %s", name, element.index, counts)
         yield element.index
-
-
-def output_of(index: int, rows: Sequence[Any], sources: Sequence[str]) -> ShardOutput:
-    """Returns a shard of records that carry a status: there is a record for every one read.
-
-    Args:
-      index: of the shard.
-      rows: records with segment_id, status and detail; "ok" ones are passed on, those of status
-        "error" are errors, all others rejects by their status.
-      sources: where each record came from, for the rejects.
-    """
-    rejects: dict[str, int] = {}
-    bad = [(row, source) for row, source in zip(rows, sources, strict=True) if row.status != "ok"]
-    for row, _ in bad:
-        rejects[row.status] = rejects.get(row.status, 0) + 1
-    errors = rejects.pop("error", 0)
-    counts = Counts(len(rows), len(rows) - len(bad), dict(sorted(rejects.items())), errors)
-    kept = [Reject(row.segment_id, source, row.status, row.detail) for row, source in bad]
-    return ShardOutput(index, rows, kept, counts)

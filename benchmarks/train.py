@@ -7,102 +7,54 @@ of JSON.
 """
 
 import argparse
-import importlib.metadata
-import json
-import os
 import pathlib
-import statistics
-import subprocess
 import sys
 
 import jax
+import paired
 
 from humpback_jax.hardware import chip_of
 from humpback_jax.models import flops
 from humpback_jax.models.config import LlamaConfig
 
-HERE = pathlib.Path(__file__).resolve().parent
 OPTIMIZER = {"learning_rate": 1e-4, "final_learning_rate": 1e-4}
-
-
-def _llama(embed, layers, heads, kv_heads, size, mlp, vocabulary, length) -> dict:
-    return {
-        "vocab_size": vocabulary,
-        "embed_dim": embed,
-        "num_layers": layers,
-        "num_heads": heads,
-        "num_kv_heads": kv_heads,
-        "head_dim": size,
-        "mlp_dim": mlp,
-        "max_length": length,
-        "rope_theta": 10000.0,
-        "norm_eps": 1e-5,
-        "tie_embeddings": True,
-    }
-
-
 CPU_CASES = {
-    "33M, fp32, 4 x 512": (_llama(512, 8, 8, 8, 64, 1376, 16000, 512), 4, 512, "float32"),
-    "110M, fp32, 4 x 512": (_llama(768, 12, 12, 12, 64, 2048, 32000, 512), 4, 512, "float32"),
+    "33M, fp32, 4 x 512": (paired.llama_33m(512), 4, 512, "float32"),
+    "110M, fp32, 4 x 512": (paired.llama_110m(512), 4, 512, "float32"),
 }
 GPU_CASES = {
-    "1B, bf16, 8 x 2048": (_llama(2048, 16, 32, 8, 64, 8192, 32000, 2048), 8, 2048, "bfloat16"),
+    "1B, bf16, 8 x 2048": (paired.llama_1b(2048), 8, 2048, "bfloat16"),
 }
-
-
-class Side:
-    """A process that trains when it is told to."""
-
-    def __init__(self, python: str, script: str, case: dict):
-        self._process = subprocess.Popen(
-            [python, str(HERE / script), json.dumps(case)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ,
-        )
-        self.ready = self._answer()
-        self.turns: list[dict] = []
-
-    def _answer(self) -> dict:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("{"):
-                return json.loads(line)
-        sys.exit("one side of the benchmark ended: see what it printed above")
-
-    def turn(self, steps: int) -> None:
-        assert self._process.stdin is not None
-        print(json.dumps({"steps": steps}), file=self._process.stdin, flush=True)
-        self.turns.append(self._answer())
-
-    def close(self) -> None:
-        self._process.stdin.close()  # pyright: ignore
-        self._process.wait()
+COLUMNS = {
+    "case": lambda row: row["case"],
+    "ours, tokens/s": lambda row: f"{row['ours']:.0f}",
+    "peer": lambda row: row["peer"],
+    "peer, tokens/s": lambda row: f"{row['peer_value']:.0f}",
+    "ratio": lambda row: f"{row['ratio']:.2f}",
+    "of the ceiling": lambda row: f"{row['ceiling_fraction']:.0%}",
+    "peak MiB": lambda row: (
+        f"{row['peak_mib']:.0f} / {row['peer_peak_mib']:.0f}" if "peak_mib" in row else ""
+    ),
+}
 
 
 def _compare(name: str, case: dict, python: str, turns: int, steps: int) -> dict:
-    ours = Side(sys.executable, "train_ours.py", case)
-    peer = Side(python, "train_torch.py", case)
-    for _ in range(turns):
-        for side in (ours, peer):
-            side.turn(steps)
+    ours = paired.Side(sys.executable, "train_ours.py", case)
+    peer = paired.Side(python, "train_torch.py", case)
+    job = {"steps": steps}
+    answers = paired.take_turns({"ours": (ours, job), "peer": (peer, job)}, turns)
     ours.close()
     peer.close()
     tokens = steps * case["rows"] * case["length"]
-    rates = [
-        tokens / statistics.median(turn["seconds"] for turn in side.turns) for side in (ours, peer)
-    ]
-    pairs = zip(ours.turns, peer.turns, strict=True)
     row = {
         "case": name,
-        "ours": rates[0],
+        "ours": tokens / paired.median_seconds(answers["ours"]),
         "peer": "torch.compile + transformers",
-        "peer_value": rates[1],
-        "ratio": statistics.median(b["seconds"] / a["seconds"] for a, b in pairs),
+        "peer_value": tokens / paired.median_seconds(answers["peer"]),
+        "ratio": paired.paired_ratio(answers["ours"], answers["peer"]),
         "ceiling_fraction": None,
-        "peak_mib": ours.turns[-1]["peak_mib"],
-        "peer_peak_mib": peer.turns[-1]["peak_mib"],
+        "peak_mib": answers["ours"][-1]["peak_mib"],
+        "peer_peak_mib": answers["peer"][-1]["peak_mib"],
         "compile_seconds": ours.ready["ready"],
         "peer_compile_seconds": peer.ready["ready"],
     }
@@ -111,26 +63,9 @@ def _compare(name: str, case: dict, python: str, turns: int, steps: int) -> dict
         case["rows"] * case["length"]
     )
     chip = chip_of(jax.devices()[0].device_kind)
-    peak = chip.peak_flops_bf16 if chip else _matmul_flops()
-    row["ceiling_fraction"] = rates[0] * per_token / peak
+    peak = chip.peak_flops_bf16 if chip else paired.matmul_flops()
+    row["ceiling_fraction"] = row["ours"] * per_token / peak
     return row
-
-
-def _matmul_flops() -> float:
-    """Returns the FLOP/s of a large float32 matrix product here, the ceiling of this machine."""
-    import time
-
-    import jax.numpy as jnp
-
-    x = jnp.ones((2048, 2048))
-    product = jax.jit(lambda x: x @ x)
-    product(x).block_until_ready()
-    times = []
-    for _ in range(5):
-        began = time.perf_counter()
-        product(x).block_until_ready()
-        times.append(time.perf_counter() - began)
-    return 2 * 2048**3 / min(times)
 
 
 def _packing(pairs: pathlib.Path, turns: int) -> list[dict]:
@@ -156,7 +91,7 @@ def _packing(pairs: pathlib.Path, turns: int) -> list[dict]:
         for pair in found
     ]
     examples, too_long = tasks.tokenize(named, tokenizer, lengths)
-    fractions, sides = [], []
+    fractions, jobs = [], {}
     for pack in (True, False):
         mixture = tasks.make_mixture(
             "bench", [tasks.Part("oasst", examples, 1.0)], llama["vocab_size"]
@@ -166,15 +101,13 @@ def _packing(pairs: pathlib.Path, turns: int) -> list[dict]:
         fractions.append(sum(int(b.sum()) for b in taken) / (50 * rows * length))
         case = {"llama": llama, "rows": rows, "length": length, "dtype": dtype, "remat": "none",
                 "packed": pack, "optimizer": OPTIMIZER}  # fmt: skip
-        sides.append(Side(sys.executable, "train_ours.py", case))
-    for _ in range(turns):
-        for side in sides:
-            side.turn(1)
-    for side in sides:
+        jobs[pack] = (paired.Side(sys.executable, "train_ours.py", case), {"steps": 1})
+    answers = paired.take_turns(jobs, turns)
+    for side, _ in jobs.values():
         side.close()
     rates = [
-        fraction * rows * length / statistics.median(t["seconds"] for t in side.turns)
-        for fraction, side in zip(fractions, sides, strict=True)
+        fraction * rows * length / paired.median_seconds(answers[pack])
+        for fraction, pack in zip(fractions, jobs, strict=True)
     ]
     print(
         f"\n{len(examples)} pairs of {pairs.name} fit {length // 2} + {length // 2} tokens, "
@@ -210,17 +143,7 @@ def main() -> None:
         rows += _packing(pairs, options.turns)
     else:
         print(f"no {pairs}: packing is not measured; give --pairs an Open Assistant export")
-    print("\n| case | ours, tokens/s | peer | peer, tokens/s | ratio | of the ceiling | peak MiB |")
-    print("|---|---|---|---|---|---|---|")
-    for row in rows:
-        peaks = f"{row['peak_mib']:.0f} / {row['peer_peak_mib']:.0f}" if "peak_mib" in row else ""
-        print(
-            f"| {row['case']} | {row['ours']:.0f} | {row['peer']} | {row['peer_value']:.0f} | "
-            f"{row['ratio']:.2f} | {row['ceiling_fraction']:.0%} | {peaks} |"
-        )
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "flax")}
-    device = jax.devices()[0].device_kind
-    print(json.dumps({"bench": "train", "rows": rows, "device": device, "versions": versions}))
+    paired.report("train", rows, COLUMNS)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import time
 
 import jax
 import numpy as np
+import paired
 
 from humpback_jax.models.config import LlamaConfig
 from humpback_jax.partitioning import MeshConfig, make_mesh
@@ -34,17 +35,20 @@ def main() -> None:
     began = time.perf_counter()
     state, metrics = step_fn(state, batch)
     loss = float(metrics["loss"])
-    print(json.dumps({"ready": time.perf_counter() - began, "loss": loss}), flush=True)
-    for line in sys.stdin:
+
+    def work(job: dict) -> dict:
+        nonlocal state
         began = time.perf_counter()
-        for _ in range(json.loads(line)["steps"]):
+        for _ in range(job["steps"]):
             state, metrics = step_fn(state, batch)
         loss = float(metrics["loss"])
         seconds = time.perf_counter() - began
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         if jax.default_backend() == "gpu":
             peak = jax.devices()[0].memory_stats()["peak_bytes_in_use"] / 2**20
-        print(json.dumps({"seconds": seconds, "loss": loss, "peak_mib": peak}), flush=True)
+        return {"seconds": seconds, "loss": loss, "peak_mib": peak}
+
+    paired.serve({"ready": time.perf_counter() - began, "loss": loss}, work)
 
 
 def _batch(rows: int, length: int, vocab_size: int) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 
+import paired
 import torch
 import transformers
 
@@ -54,21 +55,22 @@ def main() -> None:
         adamw.zero_grad(set_to_none=True)
         return loss.detach()
 
+    def work(job: dict) -> dict:
+        began = time.perf_counter()
+        for _ in range(job["steps"]):
+            loss = step()
+        loss = loss.item()
+        seconds = time.perf_counter() - began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if device == "cuda":
+            peak = torch.cuda.max_memory_allocated() / 2**20
+        return {"seconds": seconds, "loss": loss, "peak_mib": peak}
+
     kernels = [torch.nn.attention.SDPBackend.CUDNN_ATTENTION] if device == "cuda" else []
     began = time.perf_counter()
     with torch.nn.attention.sdpa_kernel(kernels) if kernels else torch.enable_grad():
         loss = step().item()
-        print(json.dumps({"ready": time.perf_counter() - began, "loss": loss}), flush=True)
-        for line in sys.stdin:
-            began = time.perf_counter()
-            for _ in range(json.loads(line)["steps"]):
-                loss = step()
-            loss = loss.item()
-            seconds = time.perf_counter() - began
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            if device == "cuda":
-                peak = torch.cuda.max_memory_allocated() / 2**20
-            print(json.dumps({"seconds": seconds, "loss": loss, "peak_mib": peak}), flush=True)
+        paired.serve({"ready": time.perf_counter() - began, "loss": loss}, work)
 
 
 if __name__ == "__main__":

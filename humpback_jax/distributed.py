@@ -13,8 +13,8 @@ import numpy as np
 
 from humpback_jax.errors import UsageError, UserError
 
-# A sentence for a person and a little JSON; broadcasts have one fixed size.
-_MESSAGE_BYTES = 1 << 14
+_ERROR_CHARACTERS = 1 << 11  # of a message that is passed on
+_WAIT_MS = 7 * 24 * 3600 * 1000  # a process that dies ends the others' waiting long before
 
 
 def initialize(coordinator: str = "", count: int = 0, index: int = -1) -> None:
@@ -58,6 +58,24 @@ def count() -> int:
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
+def index() -> int:
+    """Returns this process's number, from 0."""
+    return jax.process_index() if jax.distributed.is_initialized() else 0
+
+
+def wait_for_all(name: str) -> None:
+    """Returns once every process has called this with the same name.
+
+    It may take as long as it takes: unlike a collective it occupies no device and no connection
+    that would time out.
+    """
+    if count() == 1:
+        return
+    from orbax.checkpoint import multihost
+
+    multihost.get_barrier_sync_fn()(key=name, timeout_ms=_WAIT_MS)
+
+
 def on_primary(work: Callable[[], Any]) -> Any:
     """Runs `work` in the primary process and returns its result in all of them, once it is done.
 
@@ -75,11 +93,14 @@ def on_primary(work: Callable[[], Any]) -> Any:
             message = {"result": work()}
         except BaseException as error:
             failure, code = error, getattr(error, "exit_code", None)
-            message = {"error": str(error)[: _MESSAGE_BYTES // 8], "exit_code": code}
-    padded = np.zeros(_MESSAGE_BYTES, np.uint8)
-    content = np.frombuffer(json.dumps(message).encode(), np.uint8)[:_MESSAGE_BYTES]
-    padded[: len(content)] = content
-    received = bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).rstrip(b"\0")
+            message = {"error": str(error)[:_ERROR_CHARACTERS], "exit_code": code}
+    content = np.frombuffer(json.dumps(message).encode(), np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+    # Padded to a power of two, so that few programs are compiled.
+    padded = np.zeros(max(1 << (length - 1).bit_length(), 1 << 10), np.uint8)
+    if is_primary():
+        padded[:length] = content
+    received = bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded)))[:length]
     if failure is not None:
         raise failure
     answer = json.loads(received)

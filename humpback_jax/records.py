@@ -19,7 +19,7 @@ from etils import epath
 
 from humpback_jax.errors import UserError
 
-CandidateStatus = Literal["ok", "leaked", "empty", "too_long", "error"]
+CandidateStatus = Literal["ok", "leaked", "empty", "too_long", "wrong_language", "error"]
 RatingStatus = Literal["ok", "too_long", "error"]
 Origin = Literal["seed", "augmented"]
 
@@ -88,7 +88,9 @@ class Candidate:
     """An instruction that the backward model wrote for a segment, whose text is `output`.
 
     `model` is the fingerprint of Myx, `sampling` says how the instruction was drawn. There is
-    exactly one candidate for each segment; only those of status "ok" are rated.
+    exactly one candidate for each segment; only those of status "ok" are rated. If several were
+    drawn for the segment, this is the chosen one, and `detail` says how many of the samples were
+    rejected, by status: "samples rejected: 2 of 4 (leaked 1, too_long 1)".
     """
 
     segment_id: str

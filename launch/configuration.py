@@ -28,6 +28,7 @@ _MODULES = (
     "humpback_jax.infer.sampling",
     "humpback_jax.method.leaks",
     "humpback_jax.method.rating",
+    "humpback_jax.method.samples",
     "humpback_jax.method.selection",
     "humpback_jax.microworld.pretraining",
     "humpback_jax.microworld.world",

@@ -29,10 +29,16 @@ class Outcome:
 
 
 class Context:
-    """A recipe with its configuration, on this machine."""
+    """A recipe with its configuration, on this machine.
 
-    def __init__(self, recipe: Recipe):
+    Attributes:
+      recipe: the recipe.
+      engine: what runs the stages of inference: "beam", or "pod", which is without Beam.
+    """
+
+    def __init__(self, recipe: Recipe, engine: str = "beam"):
         self.recipe = recipe
+        self.engine = engine
 
     @functools.cached_property
     def prompts(self) -> Prompts:

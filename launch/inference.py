@@ -8,6 +8,7 @@ from humpback_jax.infer.engine import EngineConfig
 from humpback_jax.infer.sampling import SamplingConfig
 from humpback_jax.method.leaks import LeakConfig
 from humpback_jax.method.rating import RatingConfig
+from humpback_jax.method.samples import SamplesConfig
 from humpback_jax.partitioning import MeshConfig
 from launch import configuration
 from launch.context import Context
@@ -24,9 +25,10 @@ def augment(context: Context) -> None:
         configuration.build(EngineConfig, "augment"),
         configuration.build(SamplingConfig, "augment"),
         configuration.build(LeakConfig),
-        configuration.build(BeamConfig),
+        _beam(context),
         configuration.build(MeshConfig, "augment"),
         context.recipe.inference_dtype or None,
+        samples_config=configuration.build(SamplesConfig),
     )
 
 
@@ -45,7 +47,12 @@ def curate(context: Context, iteration: int) -> None:
         context.prompts,
         configuration.build(EngineConfig, "curate"),
         configuration.build(RatingConfig, f"curate{iteration}"),
-        configuration.build(BeamConfig),
+        _beam(context),
         configuration.build(MeshConfig, "curate"),
         context.recipe.inference_dtype or None,
     )
+
+
+def _beam(context: Context) -> BeamConfig | None:
+    """Returns where Beam runs, None for the engine that is without it."""
+    return None if context.engine == "pod" else configuration.build(BeamConfig)

@@ -25,10 +25,10 @@ _STAGES = {
 
 def run_stage(context: Context, name: str) -> None:
     """Runs one stage by its name: one of the fixed ones, "curate2", or a forward model's."""
-    if distributed.count() > 1 and not _trains(context, name):
+    if distributed.count() > 1 and not _is_shared(context, name):
         raise UsageError(
-            f"stage {name} runs in one process: run it by itself, and only the stages that train "
-            "in several"
+            f"stage {name} runs in one process: run only the stages that train in several, and "
+            "augment and curate with --engine=pod"
         )
     done = distributed.on_primary(context.stage(name).is_done)
     if name in context.recipe.models and name != BACKWARD:
@@ -50,8 +50,10 @@ def run_stage(context: Context, name: str) -> None:
     print(f"{name}: {counts}; {outcome}", flush=True)
 
 
-def _trains(context: Context, name: str) -> bool:
+def _is_shared(context: Context, name: str) -> bool:
     """Returns whether a stage is one that several processes can share."""
+    if context.engine == "pod" and (name == "augment" or name.startswith("curate")):
+        return True
     return name in ("pretrain", "base", *context.recipe.models)
 
 

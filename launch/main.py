@@ -46,7 +46,12 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         parents = [gin_flags, pod_flags]
-        return commands.add_parser(name, help=text, description=text, parents=parents)
+        added = commands.add_parser(name, help=text, description=text, parents=parents)
+        added.set_defaults(engine="beam")
+        if name in ("run", "augment", "curate"):
+            text = "augment and curate with Beam (default), or without in this process or a pod's"
+            added.add_argument("--engine", choices=("beam", "pod"), help=text)
+        return added
 
     command("run", "run the whole loop; skip what is done, resume what was killed")
     for name, text in _SINGLE.items():
@@ -104,7 +109,7 @@ def _run(arguments: Sequence[str]) -> None:
     from launch.recipe import Recipe
 
     configuration.parse(options.gin_file, bindings, search)
-    context = Context(configuration.build(Recipe))
+    context = Context(configuration.build(Recipe), options.engine)
     name = "" if options.command == "run" else _stage_name(options, context.recipe)
     loop.describe_run(context)
     if name:

@@ -120,6 +120,7 @@ def _curation(context: Context, labels: Sequence[Label]) -> dict[str, Any]:
             "auc": curation.auc(scores, truth),
             "right_instruction": sum(right.get(key, False) for key in chosen) / max(1, len(chosen)),
             "calibration": [dataclasses.asdict(b) for b in curation.calibration(scores, truth)],
+            "thresholds": [dataclasses.asdict(q) for q in curation.at_thresholds(scores, truth)],
         }
     backward = {"good_segments": len(good), "right_instruction": sum(good) / max(1, len(good))}
     return {"curation": table, "backward": backward}

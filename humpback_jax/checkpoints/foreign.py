@@ -151,7 +151,7 @@ def targets(config: LlamaConfig, mesh: jax.sharding.Mesh | None) -> Any:
     """Returns the parameters' ShapeDtypeStructs with the rules' shardings, or on one device."""
     plain = abstract_params(config)
     if mesh is None:
-        alone = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        alone = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shardings = jax.tree.map(lambda _: alone, plain)
     else:
         shardings = partitioning.tree_shardings(boxed_params(config), mesh)

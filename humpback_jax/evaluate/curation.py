@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from humpback_jax.evaluate.drift import ranks
+
 
 @dataclasses.dataclass(frozen=True)
 class SelectionQuality:
@@ -49,6 +51,21 @@ class ScoreBin:
     mean_score: float | None
 
 
+@dataclasses.dataclass(frozen=True)
+class ThresholdQuality:
+    """What a selection of all scores of at least `threshold` would be worth.
+
+    `selected` are labelled segments, `hits` the good ones among them; `precision` is None if
+    nothing is selected, `recall` if nothing is good.
+    """
+
+    threshold: float
+    selected: int
+    hits: int
+    precision: float | None
+    recall: float | None
+
+
 def selection_quality(selected: Collection[str], truth: Mapping[str, bool]) -> SelectionQuality:
     """Returns precision, recall and base rate of the selected segment ids."""
     chosen = set(selected)
@@ -67,6 +84,30 @@ def selection_quality(selected: Collection[str], truth: Mapping[str, bool]) -> S
     )
 
 
+def at_thresholds(
+    scores: Mapping[str, float],
+    truth: Mapping[str, bool],
+    thresholds: Sequence[float] = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0),
+) -> tuple[ThresholdQuality, ...]:
+    """Returns precision and recall of A_k for each k, the segments scored at least k.
+
+    Recall is of all good segments, those without a score included: no threshold finds them.
+
+    Args:
+      scores: segment id -> score; those without a label and NaN are left out.
+      truth: segment id -> is it good.
+      thresholds: the k.
+    """
+    rows = []
+    for threshold in thresholds:
+        found = selection_quality([i for i, s in scores.items() if s >= threshold], truth)
+        row = ThresholdQuality(
+            float(threshold), found.selected, found.hits, found.precision, found.recall
+        )
+        rows.append(row)
+    return tuple(rows)
+
+
 def auc(scores: Mapping[str, float], truth: Mapping[str, bool]) -> float | None:
     """Returns the probability that a good segment scores above a bad one, ties counting half.
 
@@ -79,10 +120,7 @@ def auc(scores: Mapping[str, float], truth: Mapping[str, bool]) -> float | None:
     positives, negatives = int(good.sum()), int((~good).sum())
     if not positives or not negatives:
         return None
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    # The mean rank of each distinct value, ranks starting at 1.
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    above = ranks[good].sum() - positives * (positives + 1) / 2
+    above = ranks(values)[good].sum() - positives * (positives + 1) / 2
     return float(above / (positives * negatives))
 
 

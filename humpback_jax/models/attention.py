@@ -127,7 +127,9 @@ def attend_cache(
     for start in range(0, mask.shape[2], CACHE_BLOCK):
         stop = min(start + CACHE_BLOCK, mask.shape[2])
         block, own = (x[:, start:stop].astype(query.dtype) for x in (keys, values))
-        scores = jnp.einsum("BKGH,BSKH->BKGS", grouped, block, preferred_element_type=jnp.float32)
+        # The keys come first: as a second factor a CPU would lay them out anew for every step.
+        scores = jnp.einsum("BSKH,BKGH->BKSG", block, grouped, preferred_element_type=jnp.float32)
+        scores = jnp.swapaxes(scores, 2, 3)
         scores = jnp.where(mask[:, 0, None, None, start:stop], scores, MASKED)
         state = _add_block(state, scores, "BKGS,BSKH->BKGH", own)
     _, total, out = state

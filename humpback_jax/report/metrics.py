@@ -1,11 +1,13 @@
 """The numbers of a run in one table, the content of RUN_DIR/metrics.json."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from humpback_jax.evaluate import microworld
+from humpback_jax.report import drifts
 from humpback_jax.report.sources import RunFiles, is_forward
 
 
@@ -25,6 +27,8 @@ def gather(root: epath.Path, stages: Sequence[str]) -> dict[str, Any]:
       parse_failures: those that gave no score, in the same form. The grade is read from the
         distribution over five digits, which cannot fail to parse; this is the count all the same,
         over the records' statuses (prompts that fit no bucket and errors are in it).
+      drift: {"1-2": how the ratings of iteration 2 differ from those of 1}, for neighbours, the
+        fields of `evaluate.drift.Drift`; where there are two iterations.
       accuracy: {model: {mean, low, high, questions, groups}}, where questions were asked.
       differences: {"M2-M0": {before, after, mean, low, high, questions, groups}}, the paired
         bootstrap over the questions; `groups` where the results say each question's group.
@@ -43,6 +47,8 @@ def gather(root: epath.Path, stages: Sequence[str]) -> dict[str, Any]:
     }
     if pages := summaries.get("segment", {}).get("pages"):
         table["pages"] = pages
+    if steps := drifts.drifts(files):
+        table["drift"] = {f"{s.before}-{s.after}": dataclasses.asdict(s.drift) for s in steps}
     results = files.results
     if accuracy := results.get("accuracy"):
         table["accuracy"] = {

@@ -19,6 +19,7 @@ from etils import epath
 import humpback_jax
 from humpback_jax.report import (
     curves,
+    drifts,
     evaluation,
     formats,
     funnel,
@@ -135,7 +136,8 @@ def _parts(run: Run, files: RunFiles, table: Mapping[str, Any]) -> dict[str, Any
         "augment": files.counts("augment"),
         "lengths": lengths.length_rows(files, run.models),
         "rounds": grades.rounds(files, table.get("curation", {})),
-        "drifts": grades.drifts(files),
+        "drifts": drifts.drifts(files),
+        "moved": drifts.most_moved(files),
         "grades": grades.graded_examples(files),
         "curves": curves.curves(files, run.models),
         "samples": evaluation.samples(files, run.models),

@@ -98,3 +98,8 @@ def rated_run_dir(run_dir) -> pathlib.Path:
 @pytest.fixture
 def read_outputs():
     return outputs
+
+
+@pytest.fixture(scope="session")
+def make_segment():
+    return segment

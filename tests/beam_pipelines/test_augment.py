@@ -5,30 +5,43 @@ import pytest
 from beam_pipelines import augment
 from beam_pipelines.augment import AugmentTask, run_augment
 from beam_pipelines.execution import BeamConfig
-from beam_pipelines.handler import ModelSource, Shard
+from beam_pipelines.handler import ModelSource
+from beam_pipelines.shards import Shard
 from humpback_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from humpback_jax.errors import UserError
-from humpback_jax.infer.engine import EngineConfig
+from humpback_jax.errors import UsageError, UserError
+from humpback_jax.infer.engine import EngineConfig, Result
 from humpback_jax.infer.sampling import SamplingConfig
+from humpback_jax.method import leaks
 from humpback_jax.method.leaks import LeakConfig
+from humpback_jax.method.samples import SamplesConfig
 from humpback_jax.prompts import Prompts
 from humpback_jax.records import Candidate, Reject, Segment
 from humpback_jax.rundir import Counts, StageDir
 
 PROMPTS = Prompts()
-ENGINE = EngineConfig(batch_size=4, buckets=(80, 128))
+ENGINE = EngineConfig(slots=4, buckets=(80, 128))
 SAMPLING = SamplingConfig(max_new_tokens=12, temperature=1.0, top_p=1.0, seed=1)
 
 
-def run(run_dir, model_folder, sampling=SAMPLING, beam=None) -> Counts:
+THREE = SamplesConfig(per_segment=3)
+
+
+def run(run_dir, model_folder, sampling=SAMPLING, beam=None, **more) -> Counts:
     beam = beam or BeamConfig()
-    return run_augment(run_dir, model_folder, PROMPTS, ENGINE, sampling, LeakConfig(), beam)
+    return run_augment(run_dir, model_folder, PROMPTS, ENGINE, sampling, LeakConfig(), beam, **more)
 
 
 @pytest.fixture(scope="module")
 def worker(model_folder):
     source = ModelSource(str(model_folder), ENGINE)
-    return AugmentTask(source, PROMPTS, SAMPLING, LeakConfig()).load()
+    return AugmentTask(source, PROMPTS, SAMPLING, LeakConfig(), SamplesConfig()).load()
+
+
+@pytest.fixture(scope="module")
+def drawer(model_folder):
+    """A worker that draws three instructions for each segment."""
+    source = ModelSource(str(model_folder), ENGINE)
+    return AugmentTask(source, PROMPTS, SAMPLING, LeakConfig(), THREE).load()
 
 
 def segments(run_dir) -> list[Segment]:
@@ -131,6 +144,132 @@ def test_one_bad_document_harms_nobody(worker, run_dir, monkeypatch):
     assert (bad.segment_id, bad.output) == (rows[1].segment_id, rows[1].text)
     assert [*output.rows[:1], *output.rows[2:]] == [*good[:1], *good[2:]]
     assert output.counts.errors == 1
+
+
+@pytest.fixture
+def heard(drawer, monkeypatch):
+    """What the drawer's engine was asked for, and what it answered, filled by `process`."""
+    heard = {}
+    generate = drawer._engine.generate
+
+    def listen(requests, *args):
+        results = generate(requests, *args)
+        heard.update(zip((r.request_id for r in requests), results, strict=True))
+        return results
+
+    monkeypatch.setattr(drawer._engine, "generate", listen)
+    return heard
+
+
+def passes(instruction: str, segment: Segment) -> bool:
+    return leaks.check(instruction, segment.text, PROMPTS, LeakConfig(), "en")[0] == "ok"
+
+
+def test_of_several_samples_the_likeliest_that_passes_is_kept(drawer, heard, run_dir):
+    rows = segments(run_dir)
+    output = drawer.process(Shard(0, rows))
+    assert len(heard) == 3 * len(rows)
+    places = set()
+    for segment, candidate in zip(rows, output.rows, strict=True):
+        assert candidate.segment_id == segment.segment_id
+        assert candidate.sampling.endswith(" samples=3")
+        likelihoods = {}
+        for place, name in enumerate(("", "/sample1", "/sample2")):
+            result = heard[segment.segment_id + name]
+            text = drawer._tokenizer.decode(result.token_ids).strip()
+            if result.finish_reason == "stop" and passes(text, segment):
+                mean = result.logprob / (len(result.token_ids) + 1)  # with the stop token
+                likelihoods[mean] = (place, text)
+        assert (candidate.status == "ok") == bool(likelihoods)
+        if likelihoods:
+            place, text = likelihoods[max(likelihoods)]
+            assert candidate.instruction == text
+            places.add(place)
+    assert len(places) > 1  # the first is not always the likeliest
+    assert output.counts.records_in == len(rows)
+    assert output.counts.records_out == [c.status for c in output.rows].count("ok") > 0
+
+
+def test_the_first_of_several_samples_is_the_one_that_is_drawn_alone(
+    worker, drawer, heard, run_dir
+):
+    rows = segments(run_dir)
+    alone = worker.process(Shard(0, rows)).rows
+    drawer.process(Shard(0, rows))
+    for candidate in alone:
+        assert "samples" not in candidate.sampling
+        first = heard[candidate.segment_id]
+        assert candidate.instruction == drawer._tokenizer.decode(first.token_ids).strip()
+
+
+def test_rejected_samples_are_counted_in_the_detail(drawer, heard, run_dir):
+    rows = segments(run_dir)
+    output = drawer.process(Shard(0, rows))
+    by_text = dict(zip((s.text for s in rows), output.rows, strict=True))
+    longest = by_text["word " * 300]
+    assert longest.status == "too_long"
+    assert longest.detail.endswith("; samples rejected: 3 of 3 (too_long 3)")
+    cut = {i.split("/")[0]: 0 for i in heard}
+    for i, result in heard.items():
+        cut[i.split("/")[0]] += result.finish_reason != "stop"
+    some = [c for c in output.rows if c.status == "ok" and cut[c.segment_id]]
+    assert some
+    for candidate in some:
+        assert f"too_long {cut[candidate.segment_id]}" in candidate.detail
+
+
+def test_several_samples_do_not_depend_on_the_shard(drawer, run_dir):
+    rows = segments(run_dir)
+    together = drawer.process(Shard(0, rows)).rows
+    assert drawer.process(Shard(0, rows[3:6])).rows == together[3:6]
+    assert drawer.process(Shard(0, rows[::-1])).rows[::-1] == together
+
+
+def test_the_number_of_samples_is_part_of_the_configuration(run_dir, model_folder):
+    run(run_dir, model_folder)
+    with pytest.raises(UserError, match=r"another configuration.*per_segment"):
+        run(run_dir, model_folder, samples_config=THREE)
+
+
+def test_greedy_decoding_draws_one_sample(run_dir, model_folder):
+    greedy = dataclasses.replace(SAMPLING, temperature=0.0)
+    with pytest.raises(UsageError, match="at temperature 0 all are the same"):
+        run(run_dir, model_folder, greedy, samples_config=THREE)
+
+
+GERMAN = (
+    "Wie sollte ich Kaffeebohnen aufbewahren, damit sie möglichst lange frisch bleiben "
+    "und nicht an Geschmack verlieren?"
+)
+
+
+def test_an_instruction_in_another_language_than_its_segments_is_rejected(
+    worker, run_dir, monkeypatch
+):
+    english = segments(run_dir)[1]
+    rows = [dataclasses.replace(english, language=code) for code in ("en", "de", "unknown", "")]
+    monkeypatch.setattr(SentencePieceTokenizer, "decode", lambda self, ids: GERMAN)
+    monkeypatch.setattr(
+        worker._engine,
+        "generate",
+        lambda requests, *args: [Result(r.request_id, (5,), "stop") for r in requests],
+    )
+    output = worker.process(Shard(0, rows))
+    assert [c.status for c in output.rows] == ["wrong_language", "ok", "ok", "ok"]
+    assert str(output.counts) == "4 in = 3 out + 1 rejected (wrong_language 1) + 0 errors"
+
+
+def test_an_instruction_ends_before_its_stop_string(worker, run_dir, monkeypatch):
+    monkeypatch.setattr(SentencePieceTokenizer, "decode", lambda self, ids: "Why so? \n\n# And")
+    monkeypatch.setattr(
+        worker._engine,
+        "generate",
+        lambda requests, *args: [
+            Result(r.request_id, (5, 6), "stop", (-1.0, -2.0), "\n#") for r in requests
+        ],
+    )
+    (candidate,) = worker.process(Shard(0, segments(run_dir)[:1])).rows
+    assert (candidate.instruction, candidate.status) == ("Why so?", "ok")
 
 
 def test_an_empty_shard_is_a_shard(worker):

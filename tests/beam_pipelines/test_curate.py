@@ -9,7 +9,7 @@ from humpback_jax.records import Rating
 from humpback_jax.rundir import StageDir
 
 PROMPTS = Prompts(rating="Is the answer good?\n{instruction}\n{output}\nReason:\n")
-ENGINE = EngineConfig(batch_size=4, buckets=(96,))
+ENGINE = EngineConfig(slots=4, buckets=(96,))
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,15 @@ import time
 
 import pytest
 
-from beam_pipelines import inference
-from beam_pipelines.handler import LockedWorker, ModelSource, Shard, ShardHandler
+from beam_pipelines.handler import LockedWorker, ModelSource, ShardHandler
+from beam_pipelines.shards import Shard, output_of
 from humpback_jax.checkpoints import huggingface
 from humpback_jax.errors import UserError
 from humpback_jax.infer.engine import EngineConfig
 from humpback_jax.partitioning import MeshConfig
 from humpback_jax.records import Rating
 
-ENGINE = EngineConfig(batch_size=8, buckets=(8,))
+ENGINE = EngineConfig(slots=8, buckets=(8,))
 
 
 class Counting:
@@ -30,7 +30,7 @@ class Counting:
         self.most = max(self.most, self.working)
         time.sleep(0.01)
         self.working -= 1
-        return inference.output_of(shard.index, [], [])
+        return output_of(shard.index, [], [])
 
 
 def test_batches_are_single_shards():
@@ -74,7 +74,7 @@ def test_a_worker_may_use_several_devices(model_folder):
 def test_records_are_counted_by_their_status():
     statuses = ["ok", "too_long", "error", "ok", "too_long"]
     rows = [Rating(str(i), 1, "m", 0.0, (), "", s, f"d{i}") for i, s in enumerate(statuses)]
-    output = inference.output_of(7, rows, [f"src{i}" for i in range(5)])
+    output = output_of(7, rows, [f"src{i}" for i in range(5)])
     assert str(output.counts) == "5 in = 2 out + 2 rejected (too_long 2) + 1 errors"
     assert [(r.record_id, r.source, r.reason, r.detail) for r in output.rejects] == [
         ("1", "src1", "too_long", "d1"),

@@ -27,7 +27,7 @@ WorldConfig.files = 2
 PretrainingText.documents = 100
 
 SelectionConfig.count = 10
-EngineConfig.batch_size = 8
+EngineConfig.slots = 8
 augment/SamplingConfig.max_new_tokens = 32
 evaluate/SamplingConfig.max_new_tokens = 16
 """

@@ -66,3 +66,31 @@ def test_calibration_counts_each_score_in_one_bin():
     assert (high.segments, high.good, high.good_share) == (3, 2, pytest.approx(2 / 3))
     empty = curation.calibration({}, TRUTH, edges=(1, 5))[0]
     assert (empty.segments, empty.good_share, empty.mean_score) == (0, None, None)
+
+
+def test_each_threshold_is_the_selection_of_what_it_lets_pass():
+    scores = {"a": 4.5, "c": 4.5, "d": 2.0, "e": math.nan, "unlabelled": 5.0}  # b has no score
+    found = curation.at_thresholds(scores, TRUTH, (1, 4.5, 4.6))
+    assert [(q.threshold, q.selected, q.hits) for q in found] == [
+        (1, 3, 1),
+        (4.5, 2, 1),
+        (4.6, 0, 0),
+    ]
+    assert [q.precision for q in found] == [pytest.approx(1 / 3), 0.5, None]
+    assert [q.recall for q in found] == [0.5, 0.5, 0.0]
+
+
+def test_a_higher_threshold_never_recalls_more():
+    rng = np.random.default_rng(1)
+    truth = {str(i): bool(rng.random() < 0.3) for i in range(80)}
+    scores = {key: float(rng.uniform(1, 5)) for key in truth}
+    found = curation.at_thresholds(scores, truth)
+    recalls = [q.recall for q in found]
+    assert recalls == sorted(recalls, reverse=True)
+    assert recalls[0] == 1.0
+    assert found[0].precision == pytest.approx(sum(truth.values()) / 80)
+    for quality in found[:-1]:
+        kept = [key for key in truth if scores[key] >= quality.threshold]
+        assert quality.precision == pytest.approx(np.mean([truth[key] for key in kept]))
+    nothing_good = curation.at_thresholds(scores, dict.fromkeys(truth, False))
+    assert {q.recall for q in nothing_good} == {None}

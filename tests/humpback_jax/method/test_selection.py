@@ -54,6 +54,26 @@ def test_order_does_not_matter(rng: random.Random, strategy):
     assert selection.select_ratings(shuffled, config) == expected
 
 
+@given(
+    st.lists(st.sampled_from([3.0, 4.4, 4.5, 5.0]), min_size=1, max_size=30),
+    st.integers(1, 12),
+    st.sampled_from(["threshold", "top"]),
+    st.randoms(),
+)
+def test_ties_at_the_border_do_not_depend_on_the_order(scores, count, strategy, rng):
+    rated = [rating(f"s{i:02}", score) for i, score in enumerate(scores)]
+    config = SelectionConfig(strategy=strategy, count=count)
+    expected = selection.select_ratings(rated, config)
+    pool = [r for r in rated if strategy == "top" or r.score >= 4.5]
+    assert len(expected) == min(count, len(pool))
+    # Whoever is left out is worse than all that are kept, or as good with a later id.
+    worst = max(((-r.score, r.segment_id) for r in expected), default=None)
+    left = [(-r.score, r.segment_id) for r in pool if r not in expected]
+    assert all(other > worst for other in left)
+    rng.shuffle(rated)
+    assert selection.select_ratings(rated, config) == expected
+
+
 def test_candidates_are_selected_by_their_ratings():
     candidates = [Candidate(i, f"do {i}", i, "m", "", "ok") for i in "abcdef"]
     candidates.append(Candidate("g", "", "g", "m", "", "leaked"))

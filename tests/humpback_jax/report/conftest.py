@@ -219,6 +219,7 @@ class FakeRun:
             "auc": quality.auc(scores, truth),
             "right_instruction": 0.6,
             "calibration": [dataclasses.asdict(b) for b in quality.calibration(scores, truth)],
+            "thresholds": [dataclasses.asdict(q) for q in quality.at_thresholds(scores, truth)],
         }
 
     def run(self, models=("M0", "M1", "M2", "uncurated"), iterations=2, more=()) -> page.Run:

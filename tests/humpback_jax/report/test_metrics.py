@@ -79,6 +79,21 @@ def test_differences_by_group_where_the_results_name_the_groups(make_fake):
     assert halves == pytest.approx(row["mean"])
 
 
+def test_drift_is_measured_between_neighbouring_iterations(fake, table):
+    assert list(table["drift"]) == ["1-2"]
+    row = table["drift"]["1-2"]
+    assert row["segments"] == len(fake.ratings[1]) - 1 == sum(map(sum, row["grades"]))
+    assert 0 < row["rank_agreement"] < 1
+    assert row["choices"]["both"] + row["choices"]["only_after"] == len(fake.chosen["M2"])
+
+
+def test_one_iteration_has_no_drift(make_fake):
+    fake = make_fake(segments=12)
+    for step in (fake.segment, fake.augment, lambda: fake.curate(1)):
+        step()
+    assert "drift" not in metrics.gather(fake.root, fake.stages)
+
+
 def test_curation_and_backward_are_passed_on(fake, table):
     results = json.loads((fake.root / "evaluate" / "results.json").read_text())
     assert table["curation"] == results["curation"]

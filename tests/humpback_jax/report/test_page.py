@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -8,7 +9,8 @@ import pytest
 from selectolax.lexbor import LexborHTMLParser
 
 from humpback_jax import rundir
-from humpback_jax.report import charts, formats, grades, metrics, page
+from humpback_jax.evaluate.drift import grade_of
+from humpback_jax.report import charts, formats, metrics, page
 from humpback_jax.report.evaluation import findings
 
 THIN = "\u202f"
@@ -133,6 +135,75 @@ def test_drift_adds_up(fake, tree):
     cells = [text_of(n) for n in tree.css(".heat td span")]
     assert len(cells) == 25
     assert sum(int(c) for c in cells if c) == len(fake.ratings[1]) - 1
+    first, last = (
+        {r.segment_id: grade_of(r.score) for r in fake.ratings[t] if r.status == "ok"}
+        for t in (1, 2)
+    )
+    for row in tree.css(".heat tr")[2:]:
+        before = int(text_of(row.css_first("th")))
+        counts = [text_of(cell.css_first("span")) for cell in row.css("td")]
+        for after, count in enumerate(counts, start=1):
+            moved = sum(first[i] == before and last[i] == after for i in first)
+            assert count == (str(moved) if moved else "")
+
+
+def test_drift_is_that_of_the_ratings_and_the_choices(fake, tree):
+    first, last = (
+        {r.segment_id: r.score for r in fake.ratings[t] if r.status == "ok"} for t in (1, 2)
+    )
+    rows = [[plain(td) for td in row.css("td")] for row in tree.css("#ratings .drift tr")]
+    shown = dict(rows)
+    changes = [grade_of(last[i]) - grade_of(first[i]) for i in first]
+    rose, fell = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
+    assert shown["rated in both rounds"] == str(len(first))
+    assert shown["of another grade than before"].startswith(f"{rose + fell} (")
+    assert shown["of a higher one, of a lower one"] == f"{rose}, {fell}"
+    one, two = (set(fake.chosen[name]) for name in ("M1", "M2"))
+    assert shown["chosen in both rounds"] == str(len(one & two))
+    assert shown["chosen in round 1 only, in 2 only"] == f"{len(one - two)}, {len(two - one)}"
+
+
+def test_the_rounds_stand_side_by_side(fake, tree):
+    rows = [[plain(td) for td in row.css("td")] for row in tree.css("#ratings .rounds tr")[1:]]
+    shown = {row[0]: row[1:] for row in rows}
+    for column, t in enumerate((1, 2)):
+        scores = [r.score for r in fake.ratings[t] if r.status == "ok"]
+        for grade in (1, 2, 3, 4, 5):
+            of_grade = sum(grade_of(score) == grade for score in scores)
+            assert shown[f"grade {grade}"][column] == str(of_grade)
+        assert shown["no score"][column] == "1"
+        assert shown["mean of the scores"][column] == f"{sum(scores) / len(scores):.2f}"
+        assert shown["trained on"][column] == str(len(fake.chosen[f"M{t}"]))
+
+
+def test_the_pairs_that_moved_most_are_shown(fake, tree):
+    first, last = (
+        {r.segment_id: r.score for r in fake.ratings[t] if r.status == "ok"} for t in (1, 2)
+    )
+    most = sorted(first, key=lambda i: -abs(last[i] - first[i]))[:10]
+    instructions = {c.segment_id: c.instruction for c in fake.candidates}
+    for i, row in zip(most, tree.css("#ratings .moved tr")[1:], strict=True):
+        cells = row.css("td")
+        change = formats.signed(last[i] - first[i])
+        assert text_of(cells[0])[:20] == instructions[i][:20]
+        assert [text_of(cell) for cell in cells[1:]] == [
+            f"{first[i]:.2f}", f"{last[i]:.2f}", change
+        ]  # fmt: skip
+        assert [bool(cell.css("b")) for cell in cells[1:3]] == [
+            i in fake.chosen["M1"], i in fake.chosen["M2"]
+        ]  # fmt: skip
+
+
+def test_precision_and_recall_are_shown_for_each_threshold(fake, tree):
+    results = json.loads((fake.root / "evaluate" / "results.json").read_text())
+    tables = tree.css("#ratings .thresholds")
+    assert len(tables) == 2
+    for t, table in zip("12", tables, strict=True):
+        rows = [[plain(td) for td in row.css("td")] for row in table.css("tr")[1:]]
+        assert [row[0] for row in rows] == [f"{1 + i / 2:.1f}" for i in range(9)]
+        for row, truth in zip(rows, results["curation"][t]["thresholds"], strict=True):
+            assert row[1:3] == [str(truth["selected"]), str(truth["hits"])]
+            assert row[4] == f"{100 * truth['recall']:.1f}%"
 
 
 def test_examples_are_of_their_grade_and_drawn_the_same(fake, tree):
@@ -143,7 +214,7 @@ def test_examples_are_of_their_grade_and_drawn_the_same(fake, tree):
         f"Grade {g}" for g in (5, 4, 3, 2, 1)
     ]
     for grade, fold in zip((5, 4, 3, 2, 1), folds, strict=True):
-        of_grade = {i for i, score in last.items() if grades.grade_of(score) == grade}
+        of_grade = {i for i, score in last.items() if grade_of(score) == grade}
         examples = fold.css(".example")
         assert len(examples) == min(10, len(of_grade))
         by_score = {(f"{last[i]:.2f}", f"round 1: {first[i]:.2f}") for i in of_grade}
@@ -260,11 +331,6 @@ def test_findings_say_when_nothing_can_be_told():
     row |= {"mean": -0.1, "low": -0.2, "high": -0.05}
     assert findings(table)[1].tone == "down"
     assert "worse than M0" in findings(table)[1].text
-
-
-def test_a_grade_is_the_score_rounded_halves_up():
-    scores = (0.0, 1.0, 1.49, 1.5, 2.5, 4.49, 4.5, 5.0)
-    assert [grades.grade_of(s) for s in scores] == [1, 1, 1, 2, 3, 4, 5, 5]
 
 
 def test_a_histogram_puts_whole_grades_in_the_middle_of_their_bins():

@@ -30,7 +30,7 @@ MeshConfig.tensor = 2
 BATCH_SIZE = 4
 DROPOUT_RATE = 0.0
 TASK_FEATURE_LENGTHS = {'inputs': 128, 'targets': 128}
-EngineConfig.batch_size = 4
+EngineConfig.slots = 4
 EngineConfig.buckets = (128,)
 augment/SamplingConfig.max_new_tokens = 64
 """

@@ -1,0 +1,114 @@
+"""An inference stage by its shards: what is read, what a worker makes of it, what is written.
+
+Who runs it is no matter here: Beam, or the processes of a pod.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from humpback_jax import records
+from humpback_jax.records import Reject
+from humpback_jax.rundir import Counts, StageDir
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A shard to be worked on: its index and its records."""
+
+    index: int
+    rows: Sequence[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardOutput:
+    """What became of a shard: its new records, those not passed on, and the counts."""
+
+    index: int
+    rows: Sequence[Any]
+    rejects: Sequence[Reject]
+    counts: Counts
+
+
+class Worker(Protocol):
+    """A model in memory that works on shards; arguments and results are picklable."""
+
+    @property
+    def spans_processes(self) -> bool:
+        """Whether the model lies on devices of several processes, which then work in step."""
+        ...
+
+    def process(self, shard: Shard) -> ShardOutput: ...
+
+
+class Task(Protocol):
+    """What a worker is to do: small and picklable, the model is loaded by `load` alone."""
+
+    def load(self) -> Worker: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceStage:
+    """One stage: from whose shards it is made, by what, and into which records.
+
+    Attributes:
+      stage: the folder that is written.
+      source: the finished stage that is read; the result has as many shards.
+      read: the source's record class.
+      write: the result's record class.
+      task: what the workers do with a shard.
+      only_ok: leave out source records whose status is not "ok"; they were counted as rejects.
+    """
+
+    stage: StageDir
+    source: StageDir
+    read: type
+    write: type
+    task: Task
+    only_ok: bool = False
+
+    def read_shard(self, index: int) -> Shard:
+        """Reads a shard of the source stage."""
+        rows = records.read_parquet(self.read, self.source.shard_path(index))
+        return Shard(index, [row for row in rows if not self.only_ok or row.status == "ok"])
+
+    def write_shard(self, output: ShardOutput, fingerprint: str) -> None:
+        """Writes a shard and then its done marker."""
+        self.stage.write_shard(
+            output.index, self.write, output.rows, output.counts, fingerprint, output.rejects
+        )
+
+
+def output_of(index: int, rows: Sequence[Any], sources: Sequence[str]) -> ShardOutput:
+    """Returns a shard of records that carry a status: there is a record for every one read.
+
+    Args:
+      index: of the shard.
+      rows: records with segment_id, status and detail; "ok" ones are passed on, those of status
+        "error" are errors, all others rejects by their status.
+      sources: where each record came from, for the rejects.
+    """
+    rows = [_encodable(row) for row in rows]
+    rejects: dict[str, int] = {}
+    bad = [(row, source) for row, source in zip(rows, sources, strict=True) if row.status != "ok"]
+    for row, _ in bad:
+        rejects[row.status] = rejects.get(row.status, 0) + 1
+    errors = rejects.pop("error", 0)
+    counts = Counts(len(rows), len(rows) - len(bad), dict(sorted(rejects.items())), errors)
+    kept = [Reject(row.segment_id, source, row.status, row.detail) for row, source in bad]
+    return ShardOutput(index, rows, kept, counts)
+
+
+def _encodable(row: Any) -> Any:
+    r"""Returns a record as UTF-8 can hold it: a lone surrogate, "\ud800", becomes "?".
+
+    Else one such record could not be written, and its whole shard with it.
+    """
+    changed = {}
+    for field in dataclasses.fields(row):
+        value = getattr(row, field.name)
+        if isinstance(value, str):
+            clean = value.encode("utf-8", "replace").decode()
+            if clean != value:
+                changed[field.name] = clean
+    return dataclasses.replace(row, **changed) if changed else row
