@@ -10,7 +10,7 @@ FAST := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=200000000000
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 
-.PHONY: install quickstart test test-fast check format claims base parity bench-train tpu-check clean
+.PHONY: install quickstart test test-fast check format claims base parity bench-train bench-infer tpu-check clean
 
 install: $(INSTALLED)
 
@@ -53,14 +53,25 @@ base: install
 # Remakes the golden values of the model tests with torch and transformers, in a venv of their own.
 parity: .venv-peers
 	.venv-peers/bin/python tests/goldens/make_llama.py
+	.venv-peers/bin/python tests/goldens/make_greedy.py
 
 # Training against torch and transformers, in turns; wants a quiet machine.
 bench-train: install .venv-peers
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(FAST) $(BIN)/python benchmarks/train.py
 
+# Inference against transformers and llama.cpp, likewise.
+bench-infer: install .venv-peers .venv-llamacpp
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(FAST) $(BIN)/python benchmarks/infer.py
+
 .venv-peers:
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip install --quiet torch transformers sentencepiece
+
+# Builds llama.cpp for this machine's own instructions; needs a C++ compiler and 20 minutes.
+.venv-llamacpp:
+	$(PYTHON) -m venv $@
+	CMAKE_ARGS="-DLLAMA_CURL=OFF -DGGML_NATIVE=ON" \
+	  $@/bin/python -m pip install --quiet llama-cpp-python gguf safetensors
 
 # Half an hour on two cores: compiles every recipe that names a TPU slice and writes docs/plan.md's
 # tables. In its own venv, since JAX looks for a TPU wherever it finds libtpu.
@@ -72,4 +83,4 @@ tpu-check:
 	.venv-tpu/bin/python -m launch.plan.check docs/plan.md
 
 clean:
-	rm -rf $(VENV) .venv-peers .venv-tpu .cache build dist *.egg-info
+	rm -rf $(VENV) .venv-peers .venv-llamacpp .venv-tpu .cache build dist *.egg-info

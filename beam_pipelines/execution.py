@@ -71,7 +71,7 @@ class BeamConfig:
 
 
 @worker_handlers.WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)
-class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
+class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):  # pyright: ignore
     """Starts a worker process, and ends the pipeline if the process dies.
 
     Beam's own handler (2.77) goes on waiting for the dead worker's answer, for ever.

@@ -59,7 +59,7 @@ class ModelSource:
         return model, Engine(model.config, model.params, self.engine, model.eos_ids, mesh)
 
 
-def _devices(mesh: MeshConfig) -> list[jax.Device]:
+def _devices(mesh: MeshConfig) -> Sequence[Any]:
     """Returns this process's devices, or all processes' if the mesh needs more than it has."""
     local = jax.local_devices()
     axes = (mesh.data, mesh.fsdp, mesh.sequence, mesh.tensor)

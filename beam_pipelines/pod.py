@@ -23,12 +23,12 @@ def run_shards(job: InferenceStage, todo: Sequence[int], fingerprint: str) -> No
     Raises:
       PreemptedError: SIGTERM came to one of the processes; each has finished its shard.
     """
-    worker = job.task.load()
-    together = worker.spans_processes
-    shares = _shares(todo, 1 if together else distributed.count())
-    own = shares[0 if together else distributed.index()]
     total = job.source.num_done()
     with _progress(job, total), PreemptionWatch() as watch:
+        worker = job.task.load()
+        together = worker.spans_processes
+        shares = _shares(todo, 1 if together else distributed.count())
+        own = shares[0 if together else distributed.index()]
         # Processes that share out the shards do not wait for each other between two of them, yet
         # each asks as often as the first, which has the most: so they agree on where to end.
         for step in range(len(shares[0])):
@@ -54,4 +54,6 @@ def _shares(todo: Sequence[int], count: int) -> list[Sequence[int]]:
 
 def _progress(job: InferenceStage, total: int) -> contextlib.AbstractContextManager[None]:
     """Shows the progress of all processes, in the primary one alone."""
-    return shard_progress(job.stage, total) if distributed.is_primary() else contextlib.nullcontext()
+    if distributed.is_primary():
+        return shard_progress(job.stage, total)
+    return contextlib.nullcontext()

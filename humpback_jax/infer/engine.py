@@ -24,7 +24,8 @@ from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
 from humpback_jax.infer import memory, steps
 from humpback_jax.infer.sampling import SamplingConfig, request_key
-from humpback_jax.models.attention import CACHE_BLOCK, SharedPrefix
+from humpback_jax.models import attention
+from humpback_jax.models.attention import SharedPrefix
 from humpback_jax.models.config import DTYPES, LlamaConfig
 
 FinishReason = Literal["stop", "length", "too_long"]
@@ -237,7 +238,7 @@ class Slots:
 
     def _windows(self) -> list[int]:
         """Returns how many entries of the cache a step may read: a block, doubled, up to all."""
-        windows = [CACHE_BLOCK]
+        windows = [attention.cache_block(self._length)]
         while windows[-1] < self._length:
             windows.append(2 * windows[-1])
         return [min(window, self._length) for window in windows]

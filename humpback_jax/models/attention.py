@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from humpback_jax.models import sharding
 from humpback_jax.models.config import LlamaConfig
 
 MASKED = -1e30
-# Keys of a cache that a decode step reads together.
-CACHE_BLOCK = 128
+_CACHE_BLOCK = 128
 
 
 @flax.struct.dataclass
@@ -97,6 +97,14 @@ def attend(
     return (out + jnp.einsum("BKGTS,BSKH->BTKGH", own, values)).reshape(query.shape)
 
 
+def cache_block(length: int) -> int:
+    """Returns how many entries of a cache of this length a decode step reads together.
+
+    On a TPU all of them: cut into blocks, the step of 7B on v5e-16 is predicted at 45 ms, not 29.
+    """
+    return min(_CACHE_BLOCK, length) if sharding.platform() == "cpu" else length
+
+
 def attend_cache(
     query: Float[Array, "B 1 N H"],
     keys: Float[Array, "B S K H"],
@@ -110,9 +118,9 @@ def attend_cache(
     exactly 1 and adds exactly 0, so its result is the same to the bit however large W is, which
     is as large as the longest neighbour wants.
     """
-    batch, _, heads, size = query.shape
+    batch, _, heads, width = query.shape
     kv_heads = keys.shape[2]
-    grouped = query.reshape(batch, kv_heads, heads // kv_heads, size) / math.sqrt(size)
+    grouped = query.reshape(batch, kv_heads, heads // kv_heads, width) / math.sqrt(width)
     shape = grouped.shape[:-1]
     state = (
         jnp.full(shape, MASKED, jnp.float32),
@@ -124,8 +132,9 @@ def attend_cache(
             "BKGH,PKH->BKGP", grouped, prefix[0], preferred_element_type=jnp.float32
         )
         state = _add_block(state, scores, "BKGP,PKH->BKGH", prefix[1])
-    for start in range(0, mask.shape[2], CACHE_BLOCK):
-        stop = min(start + CACHE_BLOCK, mask.shape[2])
+    size = cache_block(keys.shape[1])
+    for start in range(0, mask.shape[2], size):
+        stop = min(start + size, mask.shape[2])
         block, own = (x[:, start:stop].astype(query.dtype) for x in (keys, values))
         # The keys come first: as a second factor a CPU would lay them out anew for every step.
         scores = jnp.einsum("BSKH,BKGH->BKSG", block, grouped, preferred_element_type=jnp.float32)

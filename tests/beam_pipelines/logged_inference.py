@@ -57,7 +57,8 @@ class LoggedWorker:
 def run(run_dir, model, log, beam):
     engine = EngineConfig(slots=4, buckets=(80, 128))
     sampling = SamplingConfig(max_new_tokens=12, temperature=1.0, top_p=1.0, seed=1)
-    task = AugmentTask(ModelSource(model, engine), Prompts(), sampling, LeakConfig(), SamplesConfig())
+    source = ModelSource(model, engine)
+    task = AugmentTask(source, Prompts(), sampling, LeakConfig(), SamplesConfig())
     stages = [StageDir(run_dir, name) for name in ("augment", "segment")]
     job = InferenceStage(*stages, read=Segment, write=Candidate, task=LoggedTask(task, log))
     return inference.run_stage(job, {}, {}, beam)

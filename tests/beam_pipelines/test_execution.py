@@ -1,3 +1,6 @@
+import os
+import signal
+
 import apache_beam as beam
 import pytest
 
@@ -64,3 +67,17 @@ def test_options_are_passed_through():
 def test_wrong_configuration_is_refused(wrong):
     with pytest.raises(UsageError, match="BeamConfig"):
         BeamConfig(**wrong)
+
+
+def _killing():
+    # Nested, as above.
+    def kill(value):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    return lambda pipeline: pipeline | beam.Create([0]) | beam.Map(kill)
+
+
+def test_a_worker_process_that_is_killed_ends_the_pipeline():
+    config = BeamConfig(direct_running_mode="multi_processing", num_workers=2)
+    with pytest.raises(UserError, match="a worker process was killed.*run the same command again"):
+        run_pipeline(_killing(), config)

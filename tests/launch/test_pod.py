@@ -17,7 +17,8 @@ from launch.main import main
 DRIVER = pathlib.Path(__file__).parent / "signalled_shards.py"
 SHARDS = 16
 AUGMENT, CURATE = ["augment"], ["curate", "--iteration=1"]
-SPANNING = ["--gin.MeshConfig.fsdp=8"]  # more devices than a process of four has
+# More devices than a process of four has, and little to do: these devices share two cores.
+SPANNING = ["--gin.MeshConfig.fsdp=8", "--gin.augment/SamplingConfig.max_new_tokens=4"]
 
 
 def _flags(recipe, run_dir, *more):
