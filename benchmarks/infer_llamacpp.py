@@ -38,6 +38,7 @@ NAMES = {
 }
 
 
+CONTEXT_MULTIPLE = 256  # tokens that llama.cpp rounds a sequence's cache up to
 WARNING, ERROR = 3, 4  # of ggml's log levels
 
 
@@ -118,7 +119,8 @@ class LlamaCpp:
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
     def _context(self, slots: int, longest: int):
-        """Returns a context whose float32 cache has `slots` sequences of `longest` tokens."""
+        """Returns a context whose float32 cache has `slots` sequences of at least `longest`."""
+        longest = -(-longest // CONTEXT_MULTIPLE) * CONTEXT_MULTIPLE
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_seq_max = slots * longest, slots
         params.n_batch = slots * longest

@@ -77,6 +77,7 @@ def _killing():
     return lambda pipeline: pipeline | beam.Create([0]) | beam.Map(kill)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # Beam's own
 def test_a_worker_process_that_is_killed_ends_the_pipeline():
     config = BeamConfig(direct_running_mode="multi_processing", num_workers=2)
     with pytest.raises(UserError, match="a worker process was killed.*run the same command again"):

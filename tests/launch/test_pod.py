@@ -55,6 +55,7 @@ def _outputs(run_dir, stage):
     return files, summary["counts"], summary["digest"]
 
 
+@pytest.mark.slow
 def test_without_beam_the_bytes_are_the_same(tiny_recipe, copy):
     with_beam, without = copy("beam"), copy("pod")
     for command, stage in ((AUGMENT, "augment"), (CURATE, "curate1")):
@@ -63,6 +64,7 @@ def test_without_beam_the_bytes_are_the_same(tiny_recipe, copy):
         assert _outputs(without, stage) == _outputs(with_beam, stage)
 
 
+@pytest.mark.slow
 def test_either_engine_goes_on_where_the_other_ended(tiny_recipe, copy):
     run_dir = copy("run")
     assert main([*AUGMENT, *_flags(tiny_recipe, run_dir)]) == 0
@@ -121,6 +123,7 @@ def _run(arguments, processes=1, devices=4, signalled=(0, 0), seconds=0.0):
     return [process.returncode for process in started], said
 
 
+@pytest.mark.slow
 def test_after_sigterm_the_same_command_does_the_rest(tiny_recipe, copy):
     run_dir, left_alone = copy("run"), copy("alone")
     flags = _flags(tiny_recipe, run_dir, "--engine=pod")

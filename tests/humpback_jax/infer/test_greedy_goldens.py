@@ -30,7 +30,8 @@ def test_greedy_ids_of_a_real_model_are_those_of_transformers(shared):
         prompts, outputs = _unpadded(golden["prompts"]), _unpadded(golden["outputs"])
         stop_ids, limit = golden["stop_ids"].tolist(), golden["outputs"].shape[1]
     stopped = [output[-1] in stop_ids for output in outputs]
-    assert len(prompts) == 200 and any(stopped)
+    assert len(prompts) == 200
+    assert any(stopped)
     assert not all(stopped)
     model = huggingface.read_model(folder)
     engine = Engine(model.config, model.params, SHAPES, stop_ids)
