@@ -104,7 +104,7 @@ class LlamaMethods:
         """
         del causal_attention_mask
         last = jnp.sum(inputs[:, 1:] != 0, axis=-1)
-        cache = KVCache.zeros(self.module.config, *inputs.shape)
+        cache = KVCache.zeros(self.module.config, inputs.shape[0], inputs.shape[1])
         _, cache = self._apply(params, inputs, _all_positions(inputs), cache=cache)
         return _to_t5x(cache, last[None]), last
 
