@@ -254,10 +254,12 @@ def test_a_save_is_not_waited_for(tmp_path, params, monkeypatch):
     assert began.is_set()
 
 
-def test_the_failure_of_a_save_in_the_background_is_an_error(tmp_path, params, small_files):
-    message = "step 1 .* could not be written"
-    with pytest.raises(UserError, match=message), orbax.Checkpointer(tmp_path) as checkpointer:
-        small_files()
+def test_the_failure_of_a_save_in_the_background_is_an_error(tmp_path, params):
+    with (
+        _small_files(),
+        pytest.raises(UserError, match="step 1 .* could not be written"),
+        orbax.Checkpointer(tmp_path) as checkpointer,
+    ):
         checkpointer.save(1, {"params": params}, {"batches": 1})
         for _ in range(1000):
             checkpointer.check()
