@@ -1,6 +1,7 @@
 """Self-augmentation: the backward model writes an instruction for every segment (section 2.2)."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from etils import epath
@@ -141,6 +142,8 @@ class AugmentWorker(ModelWorker[AugmentTask]):
         """Returns (instruction, status, detail) of what was generated for a segment."""
         if result.finish_reason == "too_long":
             return "", "too_long", f"no bucket holds its prompt of {prompt_tokens} tokens"
+        if not math.isfinite(result.logprob):
+            return "", "error", "the model gave no finite probabilities"
         text = self._tokenizer.decode(result.token_ids)
         if result.stop_string:
             text = text.partition(result.stop_string)[0]

@@ -56,7 +56,8 @@ class ModelSource:
             )
         mesh = None if self.mesh is None else partitioning.make_mesh(self.mesh, _devices(self.mesh))
         model = bundle.load_model(self.path, mesh=mesh, dtype=self.dtype)
-        return model, Engine(model.config, model.params, self.engine, model.eos_ids, mesh)
+        decode = model.tokenizer.decode
+        return model, Engine(model.config, model.params, self.engine, model.eos_ids, mesh, decode)
 
 
 def _devices(mesh: MeshConfig) -> Sequence[Any]:

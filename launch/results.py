@@ -30,7 +30,12 @@ def evaluate(context: Context) -> None:
     inputs |= context.digests("segment", "augment", *rounds, *recipe.evaluated)
     engine_config = configuration.build(EngineConfig, "evaluate")
     sampling = configuration.build(SamplingConfig, "evaluate")
-    config = {"engine": engine_config, "sampling": sampling, "prompts": context.prompts}
+    config = {
+        "engine": engine_config,
+        "sampling": sampling,
+        "prompts": context.prompts,
+        "dtype": recipe.inference_dtype,
+    }
 
     def work(stage: StageDir) -> Outcome:
         questions = read_questions(paths["questions"]) if "questions" in paths else []
@@ -69,7 +74,8 @@ def _answers(
         mesh = context.mesh_of("evaluate")
         dtype = context.recipe.inference_dtype or None
         model = bundle.load_model(context.stage(name).path, mesh, dtype)
-        engine = Engine(model.config, model.params, engine_config, model.eos_ids, mesh)
+        decode = model.tokenizer.decode
+        engine = Engine(model.config, model.params, engine_config, model.eos_ids, mesh, decode)
         rows = answers.answer(engine, model.tokenizer, context.prompts, wanted, sampling)
         rundir.write_atomic(path, records.to_jsonl(rows))
     return {row["id"]: row["answer"] for _, row in records.read_jsonl(path)}

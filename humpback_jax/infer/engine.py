@@ -40,8 +40,8 @@ class EngineConfig:
       slots: requests that are generated at a time.
       buckets: prompt lengths in tokens (without a shared prefix) that prompts are padded to,
         rising; a longer prompt is "too_long".
-      max_batch_tokens: the most padded prompt tokens that are read together, 0 for no limit: long
-        buckets then get fewer rows, so that their prefill fits into memory.
+      max_batch_tokens: the most padded prompt tokens that are read together, so that the prefill of
+        long buckets fits into memory; 0 for no limit. One prompt a device is always read.
       steps_per_sync: tokens that slots may generate before the host hears of them.
       cache_dtype: of the keys and values that are kept; by default that of the computation.
     """
@@ -68,14 +68,22 @@ class EngineConfig:
             )
 
     def rows(self, bucket: int, multiple: int) -> int:
-        """Returns how many prompts of a bucket are read together.
+        """Returns how many prompts of a bucket are scored together.
 
         It is a multiple of the devices that split a batch.
         """
         rows = self.slots
         if self.max_batch_tokens:
-            rows = min(rows, max(1, self.max_batch_tokens // bucket))
-        return -(-rows // multiple) * multiple
+            rows = min(rows, self.max_batch_tokens // bucket)
+        return max(1, rows // multiple) * multiple
+
+    def refill(self, bucket: int, multiple: int) -> int:
+        """Returns how many prompts of a bucket are read together to be continued.
+
+        So many slots wait, free, until they are filled: a quarter of them at most.
+        """
+        quarter = max(1, self.slots // 4 // multiple) * multiple
+        return min(quarter, self.rows(bucket, multiple))
 
     def slots_over(self, multiple: int) -> int:
         """Returns the number of slots, a multiple of the devices that split a batch."""
@@ -178,8 +186,12 @@ class Slots:
         memory.check_room(program.config, program.mesh, slots, self._length, program.cache_dtype)
         self._program, self._params, self._prefix = program, params, prefix
         self._steps, self._find_stop = config.steps_per_sync, find_stop
-        self._bucket, self._rows = bucket, min(config.rows(bucket, ways), slots)
+        self._bucket, self._rows = bucket, config.refill(bucket, ways)
         self._state = steps.free_slots(program, slots, self._length)
+        if program.mesh is None:
+            # Committed to the parameters' device from the first, or `insert` is compiled twice.
+            (device,) = jax.tree.leaves(params)[0].devices()
+            self._state = jax.device_put(self._state, device)
         self._held: list[_Row | None] = [None] * slots
         self._counts = np.zeros(slots, np.int32)
         self._cancelled = np.zeros(slots, bool)
@@ -340,6 +352,7 @@ class Engine:
                 slots = Slots(program, self._params, shared, self.engine_config, bucket, find_stop)
                 for row, result in slots.run(rows):
                     results[row.index] = result
+                del slots  # before the next bucket's are made: there may be no room for both
         return results
 
     def warm_up(self, sampling: SamplingConfig, prefix: Sequence[int] = ()) -> None:

@@ -1,5 +1,6 @@
 """What the slots of the engine take, said before it is taken."""
 
+import math
 import os
 
 import jax
@@ -29,24 +30,26 @@ def check_room(
       length: tokens of a slot, prompt and generated ones.
       dtype: of the cache, by default the computation's.
     """
-    needed = slot_bytes(config, length, dtype) * slots // _shares(config, mesh)
+    needed = slot_bytes(config, length, dtype) * slots // _shares(config, mesh, length)
     free = _free_bytes()
     if needed <= free:
         return
-    most = int(slots * free / needed)
+    ways = 1 if mesh is None else partitioning.batch_ways(mesh)
+    most = int(slots * max(free, 0) / needed) // ways * ways
+    fewer = f"set EngineConfig.slots to at most {most}, or " if most else ""
     raise UserError(
         f"the keys and values of {slots} slots of {length} tokens take {needed / 2**30:.1f} GiB a "
-        f"device, where {free / 2**30:.1f} GiB are free: set EngineConfig.slots to at most "
-        f"{most}, or lower its buckets or max_new_tokens"
+        f"device, where {free / 2**30:.1f} GiB are free: {fewer}lower EngineConfig.buckets or "
+        "SamplingConfig.max_new_tokens"
     )
 
 
-def _shares(config: LlamaConfig, mesh: Mesh | None) -> int:
+def _shares(config: LlamaConfig, mesh: Mesh | None, length: int) -> int:
     """Returns over how many devices the cache is spread; those of a CPU share one memory."""
     if mesh is None or jax.default_backend() == "cpu":
         return 1
-    tensor = mesh.shape["tensor"]
-    return partitioning.batch_ways(mesh) * (tensor if config.num_kv_heads % tensor == 0 else 1)
+    sizes = ((config.num_kv_heads, mesh.shape["tensor"]), (length, mesh.shape["sequence"]))
+    return partitioning.batch_ways(mesh) * math.prod(n for size, n in sizes if size % n == 0)
 
 
 def _free_bytes() -> int:

@@ -37,6 +37,11 @@ class SamplingConfig:
     seed: int = 0
 
     def __post_init__(self):
+        if isinstance(self.stop_strings, str):
+            raise UsageError(
+                f"SamplingConfig.stop_strings is the text {self.stop_strings!r}: give a list of "
+                "texts"
+            )
         object.__setattr__(self, "stop_strings", tuple(self.stop_strings))
         if "" in self.stop_strings:
             raise UsageError("SamplingConfig.stop_strings holds an empty text: take it out")

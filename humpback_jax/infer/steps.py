@@ -157,8 +157,16 @@ def prefill(program: Program, params: Any, prefix: SharedPrefix | None, inputs: 
 def insert(
     program: Program, state: State, rows: State, slots: Int[Array, " R"], count: Int[Array, ""]
 ) -> State:
-    """Puts the first `count` of freshly read rows into the given slots, in place."""
+    """Puts the first `count` of freshly read rows into the given slots, in place.
+
+    All of a slot is written, so that nothing is left of the request before: a weight of 0 hides a
+    number, but no NaN.
+    """
     TRACES["insert"] += 1
+    room = state.cache.keys.shape[2] - rows.cache.keys.shape[2]
+    padding = ((0, 0), (0, 0), (0, room), (0, 0), (0, 0))
+
+    padded = jax.tree.map(lambda x: jnp.pad(x, padding), rows.cache)
 
     def put(i, whole, new, axis):
         row = jax.lax.dynamic_slice_in_dim(new, i, 1, axis)
@@ -167,7 +175,7 @@ def insert(
         return jax.lax.dynamic_update_slice(whole, row, start)
 
     def body(i, state: State) -> State:
-        cache = jax.tree.map(lambda w, n: put(i, w, n, 1), state.cache, rows.cache)
+        cache = jax.tree.map(lambda w, n: put(i, w, n, 1), state.cache, padded)
         rest = dataclasses.replace(state, cache=None), dataclasses.replace(rows, cache=None)
         rest = jax.tree.map(lambda w, n: put(i, w, n, 0), *rest)
         return dataclasses.replace(rest, cache=cache)
