@@ -144,10 +144,7 @@ class AugmentWorker(ModelWorker[AugmentTask]):
             return "", "too_long", f"no bucket holds its prompt of {prompt_tokens} tokens"
         if not math.isfinite(result.logprob):
             return "", "error", "the model gave no finite probabilities"
-        text = self._tokenizer.decode(result.token_ids)
-        if result.stop_string:
-            text = text.partition(result.stop_string)[0]
-        instruction = text.strip()
+        instruction = result.text(self._tokenizer.decode)
         if result.finish_reason == "length":
             return instruction, "too_long", f"no end after {len(result.token_ids)} tokens"
         status, detail = leaks.check(

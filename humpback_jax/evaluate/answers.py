@@ -8,7 +8,7 @@ from etils import epath
 from humpback_jax import records
 from humpback_jax.data.tokenizer import Tokenizer
 from humpback_jax.errors import UserError
-from humpback_jax.infer.engine import Engine, Request, Result
+from humpback_jax.infer.engine import Engine, Request
 from humpback_jax.infer.sampling import SamplingConfig
 from humpback_jax.prompts import Prompts
 
@@ -33,16 +33,11 @@ def answer(
         {
             "id": result.request_id,
             "instruction": instructions[result.request_id],
-            "answer": _answer(tokenizer, result),
+            "answer": result.text(tokenizer.decode),
             "finish_reason": result.finish_reason,
         }
         for result in results
     ]
-
-
-def _answer(tokenizer: Tokenizer, result: Result) -> str:
-    text = tokenizer.decode(result.token_ids)
-    return (text.partition(result.stop_string)[0] if result.stop_string else text).strip()
 
 
 def read_instructions(path: epath.PathLike) -> dict[str, str]:

@@ -127,6 +127,11 @@ class Result:
         """The log-probability of all that was generated, in nats."""
         return math.fsum(self.logprobs)
 
+    def text(self, detokenize: Callable[[Sequence[int]], str]) -> str:
+        """Returns what was generated before the stop string, without spaces around it."""
+        text = detokenize(self.token_ids)
+        return (text.partition(self.stop_string)[0] if self.stop_string else text).strip()
+
 
 @dataclasses.dataclass(frozen=True)
 class ChoiceScores:
@@ -234,7 +239,7 @@ class Slots:
         progress = jax.device_get(self._step(enough, self._window()))
         self._counts = progress.counts.copy()
         for slot, row in enumerate(self._held):
-            if row is None:
+            if row is None or not (progress.done[slot] or self._find_stop):
                 continue
             result = self._result(row, progress, slot)
             if progress.done[slot] or result.stop_string:

@@ -1,6 +1,6 @@
 """The compiled steps of the engine: a prefix's KV, prefill, insertion, the decode loop, scoring.
 
-Each is compiled once for each `Program` and shape; `TRACES` counts the compilations.
+Each is compiled once for each `Program` and shape; `TRACES` counts how often each was traced.
 """
 
 import collections
