@@ -6,28 +6,14 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec
+from small_llama import SMALL
 
 from humpback_jax import partitioning
 from humpback_jax.errors import UsageError
-from humpback_jax.models.config import LlamaConfig
 from humpback_jax.models.init import boxed_params, flatten
 from humpback_jax.partitioning import MeshConfig, make_mesh
 
-CONFIG = LlamaConfig(
-    vocab_size=64,
-    embed_dim=32,
-    num_layers=2,
-    num_heads=8,
-    num_kv_heads=2,
-    head_dim=8,
-    mlp_dim=48,
-    max_length=64,
-    rope_theta=10000.0,
-    norm_eps=1e-5,
-    tie_embeddings=False,
-    qkv_bias=True,
-    qk_norm=True,
-)
+CONFIG = dataclasses.replace(SMALL, num_heads=8, qkv_bias=True, qk_norm=True)
 
 # Every parameter: how it is split over (fsdp, tensor) where both divide. K = 2 is what "tensor" may
 # not divide: those of `replicated` then lie whole along their heads.

@@ -18,11 +18,11 @@ import small_tokenizers
 from etils import epath
 from flax import core, traverse_util
 from flax import linen as nn
+from small_llama import SMALL
 
 from humpback_jax import t5x_adapter
 from humpback_jax.checkpoints import bundle, orbax
 from humpback_jax.errors import UsageError, UserError
-from humpback_jax.models.config import LlamaConfig
 from humpback_jax.models.init import abstract_params, flatten, init_params
 from humpback_jax.models.llama import Llama
 from humpback_jax.train import loss
@@ -30,20 +30,7 @@ from humpback_jax.train.optimizer import OptimizerConfig, make_schedule
 
 ROOT = Path(__file__).parents[2]
 BASE = epath.resource_path("humpback_jax") / "microworld" / "base"
-CONFIG = LlamaConfig(
-    vocab_size=50,
-    embed_dim=32,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    mlp_dim=48,
-    max_length=32,
-    rope_theta=10000.0,
-    norm_eps=1e-5,
-    tie_embeddings=False,
-    initializer_range=0.5,
-)
+CONFIG = dataclasses.replace(SMALL, vocab_size=50, max_length=32, initializer_range=0.5)
 # Two prompts that begin with BOS (1) and are padded with 0.
 PROMPTS = jnp.array([[1, 5, 7, 9, 0, 0, 0, 0, 0, 0], [1, 8, 0, 0, 0, 0, 0, 0, 0, 0]])
 

@@ -13,28 +13,16 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from orbax.checkpoint import v1 as ocp
+from small_llama import SMALL
 
 from humpback_jax.checkpoints import orbax
 from humpback_jax.errors import UserError
-from humpback_jax.models.config import LlamaConfig
 from humpback_jax.models.init import abstract_params, init_params
 from humpback_jax.partitioning import MeshConfig, make_mesh
 from humpback_jax.train import step as train_step
 from humpback_jax.train.optimizer import OptimizerConfig, make_optimizer
 
-CONFIG = LlamaConfig(
-    vocab_size=64,
-    embed_dim=32,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    mlp_dim=48,
-    max_length=64,
-    rope_theta=10000.0,
-    norm_eps=1e-5,
-    tie_embeddings=False,
-)
+CONFIG = SMALL
 OPTIMIZER = make_optimizer(OptimizerConfig(), 10)
 
 

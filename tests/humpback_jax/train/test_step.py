@@ -5,30 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from small_llama import SMALL
 
-from humpback_jax.models.config import REMAT_POLICIES, LlamaConfig
+from humpback_jax.models.config import REMAT_POLICIES
 from humpback_jax.models.init import boxed_params, flatten, init_params
 from humpback_jax.partitioning import MeshConfig, make_mesh, rules
 from humpback_jax.train import step as train_step
 from humpback_jax.train.config import TrainConfig
 from humpback_jax.train.optimizer import OptimizerConfig, make_optimizer
 
-LLAMA = LlamaConfig(
-    vocab_size=64,
-    embed_dim=32,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    mlp_dim=48,
-    max_length=64,
-    rope_theta=10000.0,
-    norm_eps=1e-5,
-    tie_embeddings=False,
-    qkv_bias=True,
-    qk_norm=True,
-    initializer_range=0.2,
-)
+LLAMA = dataclasses.replace(SMALL, qkv_bias=True, qk_norm=True, initializer_range=0.2)
 TRAIN = TrainConfig(
     train_steps=4, batch_size=8, feature_lengths={"inputs": 8, "targets": 8}, pack=True
 )

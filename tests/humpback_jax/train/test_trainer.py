@@ -11,6 +11,7 @@ import optax
 import pytest
 from etils import epath
 from flax import linen as nn
+from small_llama import SMALL
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.util import tensor_util
 
@@ -19,7 +20,6 @@ from humpback_jax.checkpoints import bundle, orbax
 from humpback_jax.data import tasks
 from humpback_jax.data.sentencepiece_tokenizer import train_tokenizer
 from humpback_jax.errors import PreemptedError, UsageError, UserError
-from humpback_jax.models.config import LlamaConfig
 from humpback_jax.models.init import flatten, init_params
 from humpback_jax.models.llama import Llama
 from humpback_jax.partitioning import MeshConfig, make_mesh
@@ -29,20 +29,7 @@ from humpback_jax.train.config import TrainConfig
 from humpback_jax.train.log import eval_folder, read_metrics
 from humpback_jax.train.optimizer import OptimizerConfig, make_optimizer
 
-LLAMA = LlamaConfig(
-    vocab_size=304,
-    embed_dim=32,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    mlp_dim=48,
-    max_length=64,
-    rope_theta=10000.0,
-    norm_eps=1e-5,
-    tie_embeddings=False,
-    initializer_range=0.2,
-)
+LLAMA = dataclasses.replace(SMALL, vocab_size=304, initializer_range=0.2)
 LENGTHS = {"inputs": 16, "targets": 16}
 PADDING = "non_padding_fraction/decoder_target_tokens"
 OPTIMIZER = OptimizerConfig(learning_rate=3e-3, final_learning_rate=1e-3)
