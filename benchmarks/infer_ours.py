@@ -13,6 +13,7 @@ import paired
 from flax import linen as nn
 
 from humpback_jax.checkpoints import huggingface
+from humpback_jax.infer import weights
 from humpback_jax.infer.engine import Engine, EngineConfig, Request
 from humpback_jax.infer.sampling import SamplingConfig
 from humpback_jax.models.config import LlamaConfig
@@ -26,11 +27,11 @@ class Ours:
     """
 
     def __init__(self, config: LlamaConfig, params: dict):
-        self._config, self._params = config, params
+        self._config, self._weights = config, weights.prepare(params)
 
     def _engine(self, job: dict) -> Engine:
         shapes = EngineConfig(slots=job["slots"], buckets=job["buckets"])
-        return Engine(self._config, self._params, shapes, stop_ids=())
+        return Engine(self._config, self._weights, shapes, stop_ids=())
 
     def generate(self, job: dict) -> dict:
         return {"ids": self._generated(self._engine(job), job)}

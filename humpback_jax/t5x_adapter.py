@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from humpback_jax.checkpoints import bundle, importing, orbax
 from humpback_jax.errors import UsageError, UserError
-from humpback_jax.models.attention import KVCache
+from humpback_jax.models.cache import KVCache
 from humpback_jax.models.config import LlamaConfig
 from humpback_jax.models.init import abstract_params, flatten, init_params
 from humpback_jax.models.llama import Llama

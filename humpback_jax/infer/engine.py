@@ -22,10 +22,9 @@ from jax.sharding import Mesh
 from humpback_jax import partitioning
 from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
-from humpback_jax.infer import memory, steps
+from humpback_jax.infer import memory, steps, weights
 from humpback_jax.infer.sampling import SamplingConfig, request_key
-from humpback_jax.models import attention
-from humpback_jax.models.attention import SharedPrefix
+from humpback_jax.models.cache import SharedPrefix
 from humpback_jax.models.config import DTYPES, LlamaConfig
 
 FinishReason = Literal["stop", "length", "too_long"]
@@ -253,12 +252,9 @@ class Slots:
         )  # fmt: skip
         return progress
 
-    def _windows(self) -> list[int]:
-        """Returns how many entries of the cache a step may read: a block, doubled, up to all."""
-        windows = [attention.cache_block(self._length)]
-        while windows[-1] < self._length:
-            windows.append(2 * windows[-1])
-        return [min(window, self._length) for window in windows]
+    def _windows(self) -> tuple[int, ...]:
+        """Returns how many entries of the cache a step may read, rising."""
+        return self._program.cache.windows(self._length)
 
     def _window(self) -> int:
         """Returns how many entries the next steps read: those of the longest slot."""
@@ -321,7 +317,8 @@ class Engine:
 
         Args:
           config: of the model.
-          params: its parameters, sharded over the mesh if one is given.
+          params: its parameters, sharded over the mesh if one is given; engines that are to share
+            them take `weights.prepare(params)`.
           engine_config: the shapes.
           stop_ids: tokens that end a request.
           mesh: axes (data, fsdp, tensor); None runs on the parameters' one device.
@@ -332,7 +329,8 @@ class Engine:
         self.stop_ids = tuple(stop_ids)
         self.mesh = mesh
         self._detokenize = detokenize
-        self._params = params
+        self._weights = weights.prepare(params)
+        self._params = self._weights.params
         self._split = 1 if mesh is None else partitioning.batch_ways(mesh)
         self._prefix: tuple[tuple[int, ...], SharedPrefix | None] = ((), None)
 
@@ -380,7 +378,7 @@ class Engine:
         """
         log_probs = np.full((len(requests), len(choices)), np.nan, np.float32)
         too_long = np.ones(len(requests), bool)
-        program = steps.Program(self.config, self.mesh)
+        program = steps.Program(self.config, self.mesh, form=self._weights.form)
         ids = np.asarray(choices, np.int32)
         for bucket, group, shared in self._groups(requests, tuple(prefix), None):
             size = self.engine_config.rows(bucket, self._split)
@@ -403,7 +401,9 @@ class Engine:
 
     def _program(self, sampling: SamplingConfig) -> steps.Program:
         dtype = self.engine_config.cache_dtype
-        return steps.Program(self.config, self.mesh, sampling.compiled(), self.stop_ids, dtype)
+        return steps.Program(
+            self.config, self.mesh, sampling.compiled(), self.stop_ids, dtype, self._weights.form
+        )
 
     def _find_stop(self, sampling: SamplingConfig):
         """Returns what finds the first stop string in generated tokens, or None for none."""
@@ -456,7 +456,7 @@ class Engine:
     def _shared_prefix(self, prefix: tuple[int, ...]) -> SharedPrefix | None:
         """Returns the prefix's keys and values; those of the last prefix are kept."""
         if self._prefix[0] != prefix:
-            program = steps.Program(self.config, self.mesh)
+            program = steps.Program(self.config, self.mesh, form=self._weights.form)
             tokens = np.broadcast_to(np.asarray(prefix, np.int32), (self._split, len(prefix)))
             with self._rules():
                 shared = steps.compute_prefix(program, self._params, tokens)

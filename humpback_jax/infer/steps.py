@@ -16,9 +16,10 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from humpback_jax.infer.sampling import SamplingConfig, sample
 from humpback_jax.models import sharding
-from humpback_jax.models.attention import KVCache, SharedPrefix
+from humpback_jax.models.cache import BlockCache, KVCache, SharedPrefix
 from humpback_jax.models.config import LlamaConfig
-from humpback_jax.models.llama import Llama
+from humpback_jax.models.dense import TRAINED, Form
+from humpback_jax.models.llama import Cache, Llama
 
 TRACES: collections.Counter[str] = collections.Counter()
 
@@ -33,6 +34,7 @@ class Program:
       sampling: how tokens are drawn; None where none are.
       stop_ids: the tokens that end a request.
       cache_dtype: of the keys and values that are kept, by default the computation's.
+      form: of the weights.
     """
 
     config: LlamaConfig
@@ -40,6 +42,11 @@ class Program:
     sampling: SamplingConfig | None = None
     stop_ids: tuple[int, ...] = ()
     cache_dtype: str | None = None
+    form: Form = TRAINED
+
+    @property
+    def cache(self) -> type[Cache]:
+        return BlockCache if self.form.per_layer else KVCache
 
     @property
     def new_tokens(self) -> int:
@@ -96,7 +103,7 @@ class State:
       progress: what it has generated.
     """
 
-    cache: KVCache
+    cache: Cache
     last: Int[Array, " B"]
     positions: Int[Array, " B"]
     limits: Int[Array, " B"]
@@ -111,17 +118,17 @@ _step = functools.partial(jax.jit, static_argnames=("program",))
 def compute_prefix(program: Program, params: Any, tokens: Int[Array, "B P"]) -> SharedPrefix:
     """Returns the keys and values of a prefix; all rows are alike (a mesh wants one a device)."""
     TRACES["prefix"] += 1
-    cache = KVCache.zeros(program.config, tokens.shape[0], tokens.shape[1])
+    cache = program.cache.zeros(program.config, tokens.shape[0], tokens.shape[1])
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     _, cache = _apply(program, params, tokens, positions, cache=cache)
-    return SharedPrefix(cache.keys[:, 0], cache.values[:, 0])
+    return cache.first_row()
 
 
 @functools.partial(jax.jit, static_argnames=("program", "slots", "length"))
 def free_slots(program: Program, slots: int, length: int) -> State:
     """Returns slots of which each has room for `length` tokens and none is in use."""
     TRACES["free_slots"] += 1
-    cache = KVCache.zeros(program.config, slots, length, program.cache_dtype)
+    cache = program.cache.zeros(program.config, slots, length, program.cache_dtype)
     none, nothing = jnp.zeros(slots, jnp.int32), jnp.zeros((slots, program.new_tokens), jnp.int32)
     progress = Progress(
         none, jnp.ones(slots, bool), jnp.zeros(slots, bool), nothing, nothing.astype(jnp.float32)
@@ -163,10 +170,7 @@ def insert(
     number, but no NaN.
     """
     TRACES["insert"] += 1
-    room = state.cache.keys.shape[2] - rows.cache.keys.shape[2]
-    padding = ((0, 0), (0, 0), (0, room), (0, 0), (0, 0))
-
-    padded = jax.tree.map(lambda x: jnp.pad(x, padding), rows.cache)
+    wide = rows.cache.widened(state.cache.length)
 
     def put(i, whole, new, axis):
         row = jax.lax.dynamic_slice_in_dim(new, i, 1, axis)
@@ -175,7 +179,8 @@ def insert(
         return jax.lax.dynamic_update_slice(whole, row, start)
 
     def body(i, state: State) -> State:
-        cache = jax.tree.map(lambda w, n: put(i, w, n, 1), state.cache, padded)
+        axis = state.cache.batch_axis
+        cache = jax.tree.map(lambda w, n: put(i, w, n, axis), state.cache, wide)
         rest = dataclasses.replace(state, cache=None), dataclasses.replace(rows, cache=None)
         rest = jax.tree.map(lambda w, n: put(i, w, n, 0), *rest)
         return dataclasses.replace(rest, cache=cache)
@@ -250,7 +255,8 @@ def score(
 
 
 def _apply(program: Program, params: Any, tokens, positions, **kwargs) -> tuple[Any, Any]:
-    return Llama(program.config).apply({"params": params}, tokens, positions, **kwargs)
+    model = Llama(program.config, program.form)
+    return model.apply({"params": params}, tokens, positions, **kwargs)
 
 
 def _record(program: Program, state: State, logits: Float[Array, "B V"]) -> State:
@@ -281,11 +287,9 @@ def _record(program: Program, state: State, logits: Float[Array, "B V"]) -> Stat
 
 
 def _constrain(state: State) -> State:
-    """Shards slots by batch and, where the tensor axis divides them, by KV heads."""
-    axes = ("layers", "batch", "length", "kv_heads", "kv")
-    cache = jax.tree.map(lambda x: sharding.constrain(x, axes), state.cache)
+    """Shards slots by batch, and their cache by KV heads as well."""
     rest = jax.tree.map(
         lambda x: sharding.constrain(x, ("batch",) + (None,) * (x.ndim - 1)),
         dataclasses.replace(state, cache=None),
     )
-    return dataclasses.replace(rest, cache=cache)
+    return dataclasses.replace(rest, cache=state.cache.constrain())

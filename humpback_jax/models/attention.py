@@ -1,49 +1,13 @@
 """Attention over the keys of a batch, and over a prefix that the whole batch shares; its masks."""
 
 import math
+from collections.abc import Sequence
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from humpback_jax.models import sharding
-from humpback_jax.models.config import LlamaConfig
-
 MASKED = -1e30
-_CACHE_BLOCK = 128
-
-
-@flax.struct.dataclass
-class KVCache:
-    """Keys and values of all layers; entry s of a row holds the token at position prefix + s.
-
-    The layout [L, B, S, K, H] lets a decode step write one position of every row in place.
-    """
-
-    keys: Float[Array, "L B S K H"]
-    values: Float[Array, "L B S K H"]
-
-    @classmethod
-    def zeros(
-        cls, config: LlamaConfig, batch: int, length: int, dtype: str | None = None
-    ) -> "KVCache":
-        """Returns an empty cache for `batch` rows of up to `length` tokens."""
-        shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
-        dtype = dtype or config.dtype
-        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-
-
-@flax.struct.dataclass
-class SharedPrefix:
-    """Keys and values of tokens that every row begins with, computed and stored once."""
-
-    keys: Float[Array, "L P K H"]
-    values: Float[Array, "L P K H"]
-
-    @property
-    def length(self) -> int:
-        return self.keys.shape[1]
 
 
 def causal_mask(
@@ -74,7 +38,7 @@ def attend(
     keys: Float[Array, "B S K H"],
     values: Float[Array, "B S K H"],
     mask: Bool[Array, "B T S"],
-    prefix: tuple[Float[Array, "P K H"], Float[Array, "P K H"]] | None = None,
+    prefix: tuple[Float[Array, "K P H"], Float[Array, "K P H"]] | None = None,
 ) -> Float[Array, "B T N H"]:
     """Returns softmax(QK^T / sqrt(H)) V; softmax in float32, every query sees the whole prefix."""
     heads = query.shape[2]
@@ -88,39 +52,35 @@ def attend(
         return jnp.einsum("BKGTS,BSKH->BTKGH", weights, values).reshape(query.shape)
     prefix_keys, prefix_values = prefix
     prefix_scores = jnp.einsum(
-        "BTKGH,PKH->BKGTP", grouped, prefix_keys, preferred_element_type=jnp.float32
+        "BTKGH,KPH->BKGTP", grouped, prefix_keys, preferred_element_type=jnp.float32
     )
     joined = jnp.concatenate([prefix_scores, scores], axis=-1)
     weights = jax.nn.softmax(joined, axis=-1).astype(values.dtype)
-    before, own = jnp.split(weights, [prefix_keys.shape[0]], axis=-1)
-    out = jnp.einsum("BKGTP,PKH->BTKGH", before, prefix_values)
+    before, own = jnp.split(weights, [prefix_keys.shape[1]], axis=-1)
+    out = jnp.einsum("BKGTP,KPH->BTKGH", before, prefix_values)
     return (out + jnp.einsum("BKGTS,BSKH->BTKGH", own, values)).reshape(query.shape)
 
 
-def cache_block(length: int) -> int:
-    """Returns how many entries of a cache of this length a decode step reads together.
-
-    On a CPU some, elsewhere all: cut into blocks, the step of 7B on v5e-16 is predicted at 45 ms,
-    not at 29.
-    """
-    return min(_CACHE_BLOCK, length) if sharding.platform() == "cpu" else length
-
-
-def attend_cache(
+def attend_blocks(
     query: Float[Array, "B 1 N H"],
-    keys: Float[Array, "B S K H"],
-    values: Float[Array, "B S K H"],
-    mask: Bool[Array, "B 1 W"],
-    prefix: tuple[Float[Array, "P K H"], Float[Array, "P K H"]] | None = None,
+    blocks: Sequence[tuple[Float[Array, "B K s H"], Float[Array, "B K s H"]]],
+    mask: Bool[Array, "B 1 S"],
+    prefix: tuple[Float[Array, "K P H"], Float[Array, "K P H"]] | None = None,
 ) -> Float[Array, "B 1 N H"]:
-    """Returns a decode step's attention over the prefix and the first W entries of a cache.
+    """Returns a decode step's attention over the prefix and blocks of keys and values.
 
     Block after block with a running softmax. A block that a row may not see multiplies its sums by
-    exactly 1 and adds exactly 0, so its result is the same to the bit however large W is, which
-    is as large as the longest neighbour wants.
+    exactly 1 and adds exactly 0, so its result is the same to the bit however many blocks there
+    are, of which the longest neighbour wants the most.
+
+    Args:
+      query: rotated queries.
+      blocks: (keys, values) of as many entries together as the mask has.
+      mask: which entries each row may attend to.
+      prefix: keys and values that every row sees.
     """
     batch, _, heads, width = query.shape
-    kv_heads = keys.shape[2]
+    kv_heads = blocks[0][0].shape[1]
     grouped = query.reshape(batch, kv_heads, heads // kv_heads, width) / math.sqrt(width)
     shape = grouped.shape[:-1]
     state = (
@@ -129,19 +89,19 @@ def attend_cache(
         jnp.zeros(grouped.shape, jnp.float32),
     )
     if prefix is not None:
+        # The larger factor comes first: the second one is laid out anew for every step on a CPU.
         scores = jnp.einsum(
-            "BKGH,PKH->BKGP", grouped, prefix[0], preferred_element_type=jnp.float32
+            "KPH,BKGH->KPBG", prefix[0], grouped, preferred_element_type=jnp.float32
         )
-        state = _add_block(state, scores, "BKGP,PKH->BKGH", prefix[1])
-    size = cache_block(keys.shape[1])
-    for start in range(0, mask.shape[2], size):
-        stop = min(start + size, mask.shape[2])
-        block, own = (x[:, start:stop].astype(query.dtype) for x in (keys, values))
-        # The keys come first: as a second factor a CPU would lay them out anew for every step.
-        scores = jnp.einsum("BSKH,BKGH->BKSG", block, grouped, preferred_element_type=jnp.float32)
-        scores = jnp.swapaxes(scores, 2, 3)
-        scores = jnp.where(mask[:, 0, None, None, start:stop], scores, MASKED)
-        state = _add_block(state, scores, "BKGS,BSKH->BKGH", own)
+        state = _add_block(state, scores.transpose(2, 0, 3, 1), "BKGP,KPH->BKGH", prefix[1])
+    start = 0
+    for block in blocks:
+        stop = start + block[0].shape[2]
+        keys, values = (x.astype(query.dtype) for x in block)
+        scores = jnp.einsum("BKSH,BKGH->BKSG", keys, grouped, preferred_element_type=jnp.float32)
+        scores = jnp.where(mask[:, 0, None, None, start:stop], scores.swapaxes(2, 3), MASKED)
+        state = _add_block(state, scores, "BKGS,BKSH->BKGH", values)
+        start = stop
     _, total, out = state
     return (out / total[..., None]).astype(query.dtype).reshape(query.shape)
 

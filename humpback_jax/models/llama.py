@@ -13,7 +13,6 @@ and with LlamaConfig.qkv_bias, LlamaConfig.qk_norm:
     layers/attention/{query_norm/scale [H], key_norm/scale [H]}
 """
 
-import math
 from typing import Any
 
 import jax
@@ -23,38 +22,15 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from humpback_jax.models import attention, kernels, rope, sharding
-from humpback_jax.models.attention import KVCache, SharedPrefix
+from humpback_jax.models.cache import BlockCache, KVCache, SharedPrefix
 from humpback_jax.models.config import LlamaConfig
+from humpback_jax.models.dense import TRAINED, Form, dense, outputs_first, weight
 
 ACTIVATION = ("batch", "length", "activation_embed")
 LAYER_INPUT = "layer_input"
 _FEW_LAYERS = 16
 
-
-def _kernel(
-    module: nn.Module,
-    name: str,
-    shape: tuple[int, ...],
-    axes: tuple[str, ...],
-    initializer: nn.initializers.Initializer | None = None,
-) -> Any:
-    """Declares a weight with its logical axes and returns it in the computation's dtype."""
-    config: LlamaConfig = module.config  # pyright: ignore[reportAttributeAccessIssue]
-    initializer = initializer or nn.initializers.normal(config.initializer_range)
-    boxed = nn.with_logical_partitioning(initializer, axes)
-    return jnp.asarray(module.param(name, boxed, shape, config.param_dtype), config.dtype)
-
-
-def _product(
-    x: Float[Array, "B T *inputs"], kernel: Float[Array, "..."], inputs: int = 1
-) -> Float[Array, "B T *outputs"]:
-    """Returns x times a weight, over the last `inputs` axes of x."""
-    if sharding.platform() != "cpu" or sharding.ways("batch", "length", "heads") > 1:
-        return jnp.tensordot(x, kernel, inputs)
-    # On one CPU, plain matrices forward and backward take 6 % off a step of 33 million parameters.
-    size = math.prod(kernel.shape[:inputs])
-    flat = x.reshape(-1, size) @ kernel.reshape(size, -1)
-    return flat.reshape(*x.shape[:2], *kernel.shape[inputs:])
+Cache = KVCache | BlockCache
 
 
 class RMSNorm(nn.Module):
@@ -76,80 +52,60 @@ class Attention(nn.Module):
     """Grouped-query attention with rotary positions."""
 
     config: LlamaConfig
+    form: Form
 
     @nn.compact
-    def __call__(self, x, cos_sin, mask, layer, cache: KVCache | None, prefix: SharedPrefix | None):
+    def __call__(self, x, cos_sin, mask, layer, cache: Cache | None, prefix: SharedPrefix | None):
         """Returns (output [B, T, D], the cache with this layer's new keys and values)."""
         c = self.config
-        query = self._project(x, "query", c.num_heads, "heads", c.qkv_bias)
-        keys = self._project(x, "key", c.num_kv_heads, "kv_heads", c.qkv_bias)
-        values = self._project(x, "value", c.num_kv_heads, "kv_heads", c.qkv_bias)
+        query = self._project(x, "query", c.num_heads, "heads")
+        keys = self._project(x, "key", c.num_kv_heads, "kv_heads")
+        values = self._project(x, "value", c.num_kv_heads, "kv_heads")
         if c.qk_norm:
             query = RMSNorm(c, name="query_norm")(query)
             keys = RMSNorm(c, name="key_norm")(keys)
         query, keys = rope.rotate(query, cos_sin), rope.rotate(keys, cos_sin)
-        out_shape = (c.num_heads, c.head_dim, c.embed_dim)
-        w_out = _kernel(self, "out", out_shape, ("heads", "kv", "embed"))
         if cache is None and prefix is None:
             attended = kernels.self_attend(c.attention, query, keys, values, mask["segment_ids"])
         else:
             query = sharding.constrain(query, ("batch", "length", "heads", "kv"))
             shared = None if prefix is None else (prefix.keys[layer], prefix.values[layer])
-            if cache is not None:
-                cache, keys, values = _update(cache, layer, keys, values, mask)
-            decodes = cache is not None and query.shape[1] == 1
-            attend = attention.attend_cache if decodes else attention.attend
-            attended = attend(query, keys, values, mask["attend"], shared)
-        return _product(attended, w_out, 2), cache
+            if cache is not None and query.shape[1] == 1:
+                cache = cache.append(layer, mask["entries"], keys[:, 0], values[:, 0])
+                attended = cache.attend(layer, query, mask["attend"], shared)
+            else:
+                cache = cache and cache.fill(layer, keys, values)
+                attended = attention.attend(query, keys, values, mask["attend"], shared)
+        return dense(self, "out", attended, (c.embed_dim,), ("heads", "kv", "embed")), cache
 
-    def _project(self, x, name: str, heads: int, axis: str, biased: bool):
+    def _project(self, x, name: str, heads: int, axis: str):
         """Returns x [B, T, D] as `heads` vectors of H for each position."""
-        c = self.config
-        kernel = _kernel(self, name, (c.embed_dim, heads, c.head_dim), ("embed", axis, "kv"))
-        projected = _product(x, kernel)
-        if not biased:
+        shape = (heads, self.config.head_dim)
+        projected = dense(self, name, x, shape, ("embed", axis, "kv"))
+        if not self.config.qkv_bias:
             return projected
-        shape, zeros = (heads, c.head_dim), nn.initializers.zeros
-        return projected + _kernel(self, f"{name}_bias", shape, (axis, "kv"), zeros)
-
-
-def _update(cache: KVCache, layer, keys, values, mask) -> tuple[KVCache, Any, Any]:
-    """Writes new keys and values [B, T, K, H] of one layer at their rows' entries.
-
-    Several positions are a prefill, which begins at entry 0; a single one is a decode step.
-    """
-    written = tuple(x.astype(cache.keys.dtype) for x in (keys, values))
-    if keys.shape[1] > 1:
-        start = (layer, 0, 0, 0, 0)
-        new_keys = jax.lax.dynamic_update_slice(cache.keys, written[0][None], start)
-        new_values = jax.lax.dynamic_update_slice(cache.values, written[1][None], start)
-        return KVCache(new_keys, new_values), keys, values
-    rows = jnp.arange(keys.shape[0])
-    new_keys = cache.keys.at[layer, rows, mask["entries"]].set(written[0][:, 0], mode="drop")
-    new_values = cache.values.at[layer, rows, mask["entries"]].set(written[1][:, 0], mode="drop")
-    return KVCache(new_keys, new_values), new_keys[layer], new_values[layer]
+        return projected + weight(self, f"{name}_bias", shape, (axis, "kv"), nn.initializers.zeros)
 
 
 class Mlp(nn.Module):
     """The gated feed-forward layer: down(silu(gate(x)) * up(x))."""
 
     config: LlamaConfig
+    form: Form
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        wide = (self.config.embed_dim, self.config.mlp_dim)
-        gate = _kernel(self, "gate", wide, ("embed", "mlp"))
-        up = _kernel(self, "up", wide, ("embed", "mlp"))
-        down = _kernel(self, "down", wide[::-1], ("mlp", "embed"))
-        hidden = nn.silu(_product(x, gate)) * _product(x, up)
+        wide = (self.config.mlp_dim,), ("embed", "mlp")
+        hidden = nn.silu(dense(self, "gate", x, *wide)) * dense(self, "up", x, *wide)
         hidden = sharding.constrain(hidden, ("batch", "length", "mlp"))
-        return _product(hidden, down)
+        return dense(self, "down", hidden, (self.config.embed_dim,), ("mlp", "embed"))
 
 
 class Layer(nn.Module):
     """One decoder layer, in the form that nn.scan wants: (carry, layer index, ...) -> carry."""
 
     config: LlamaConfig
+    form: Form
     deterministic: bool
 
     @nn.compact
@@ -158,12 +114,12 @@ class Layer(nn.Module):
         x = checkpoint_name(sharding.constrain(x, ACTIVATION), LAYER_INPUT)
         dropout = nn.Dropout(self.config.dropout_rate, deterministic=self.deterministic)
         normed = RMSNorm(self.config, name="attention_norm")(x)
-        attended, cache = Attention(self.config, name="attention")(
+        attended, cache = Attention(self.config, self.form, name="attention")(
             normed, cos_sin, mask, layer, cache, prefix
         )
         x = x + dropout(attended)
         normed = RMSNorm(self.config, name="mlp_norm")(x)
-        x = x + dropout(Mlp(self.config, name="mlp")(normed))
+        x = x + dropout(Mlp(self.config, self.form, name="mlp")(normed))
         return (x, cache), None
 
 
@@ -210,9 +166,14 @@ class Llama(nn.Module):
 
     Without a cache it scores whole sequences, packed ones too. With a cache, T > 1 is a prefill
     of rows that begin at the cache's first entry, T = 1 a decode step at each row's position.
+
+    Attributes:
+      config: the shape.
+      form: of the parameters. With `per_layer` the cache is a BlockCache, else a KVCache.
     """
 
     config: LlamaConfig
+    form: Form = TRAINED
 
     @nn.compact
     def __call__(
@@ -221,12 +182,12 @@ class Llama(nn.Module):
         positions: Int[Array, "B T"],
         segment_ids: Int[Array, "B T"] | None = None,
         *,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         prefix: SharedPrefix | None = None,
         window: int | None = None,
         select: Int[Array, " B"] | None = None,
         deterministic: bool = True,
-    ) -> tuple[Float[Array, "B T V"], KVCache | None]:
+    ) -> tuple[Float[Array, "B T V"], Cache | None]:
         """Returns (logits in float32, the updated cache).
 
         Args:
@@ -240,28 +201,34 @@ class Llama(nn.Module):
           deterministic: False in training, with an rng named "dropout".
         """
         c = self.config
-        initializer = nn.with_logical_partitioning(
-            nn.initializers.normal(c.initializer_range), ("vocab", "embed")
-        )
-        shape = (c.vocab_size, c.embed_dim)
-        table = self.param("embedding", initializer, shape, c.param_dtype)
-        x = jnp.asarray(table, c.dtype)[tokens]
+        table = weight(self, "embedding", (c.vocab_size, c.embed_dim), ("vocab", "embed"))
+        x = table[tokens]
         x = nn.Dropout(c.dropout_rate, deterministic=deterministic)(x)
         x = sharding.constrain(x, ACTIVATION)
         mask = _masks(positions, segment_ids, cache, prefix, window)
-        layers = _scanned_layer(c, cache is not None)(c, deterministic, name="layers")
-        (x, cache), _ = layers(
-            (x, cache), jnp.arange(c.num_layers), rope.angles(positions, c), mask, prefix
-        )
+        x, cache = self._layers(x, cache, rope.angles(positions, c), mask, prefix, deterministic)
         x = RMSNorm(c, name="norm")(x)
         if select is not None:
             x = jnp.take_along_axis(x, select[:, None, None], axis=1)
-        if c.tie_embeddings:
-            output = jnp.asarray(table, c.dtype).T
+        if c.tie_embeddings and self.form.per_layer:
+            logits = outputs_first(x, table, out_dtype=jnp.float32)
+        elif c.tie_embeddings:
+            logits = jnp.einsum("BTD,VD->BTV", x, table, preferred_element_type=jnp.float32)
         else:
-            output = _kernel(self, "output", shape[::-1], ("embed", "vocab"))
-        logits = jnp.einsum("BTD,DV->BTV", x, output, preferred_element_type=jnp.float32)
+            logits = dense(self, "output", x, (c.vocab_size,), ("embed", "vocab"), jnp.float32)
         return sharding.constrain(logits, ("batch", "length", "vocab")), cache
+
+    def _layers(self, x, cache, cos_sin, mask, prefix, deterministic: bool):
+        """Returns (the last layer's output, the updated cache)."""
+        c = self.config
+        if self.form.per_layer:
+            for i in range(c.num_layers):
+                layer = Layer(c, self.form, deterministic, name=f"layers_{i}")
+                (x, cache), _ = layer((x, cache), i, cos_sin, mask, prefix)
+            return x, cache
+        layers = _scanned_layer(c, cache is not None)(c, self.form, deterministic, name="layers")
+        (x, cache), _ = layers((x, cache), jnp.arange(c.num_layers), cos_sin, mask, prefix)
+        return x, cache
 
 
 def _masks(positions, segment_ids, cache, prefix, window) -> dict[str, Bool[Array, "..."]]:
@@ -276,6 +243,6 @@ def _masks(positions, segment_ids, cache, prefix, window) -> dict[str, Bool[Arra
     prefix_length = prefix.length if prefix is not None else 0
     # A prefill attends to its own tokens, of which the cache may round what it keeps.
     length = positions.shape[1]
-    read = length if length > 1 else window or cache.keys.shape[2]
+    read = length if length > 1 else window or cache.length
     attend = attention.cache_mask(positions, read, prefix_length)
     return {"attend": attend, "entries": positions[:, 0] - prefix_length}

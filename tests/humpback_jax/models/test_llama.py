@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from humpback_jax.checkpoints import huggingface
-from humpback_jax.models.attention import KVCache, SharedPrefix, cache_mask, causal_mask
+from humpback_jax.models.attention import cache_mask, causal_mask
+from humpback_jax.models.cache import KVCache
 from humpback_jax.models.init import abstract_params, flatten
 from humpback_jax.models.llama import Llama
 
@@ -47,7 +48,7 @@ def test_a_shared_prefix_equals_the_whole_sequence(model):
     full, _ = _logits(model.config, model.params, tokens, POSITIONS)
     cache = KVCache.zeros(model.config, 1, 16)
     _, cache = _logits(model.config, model.params, tokens[:1, :16], POSITIONS[:1, :16], cache=cache)
-    prefix = SharedPrefix(cache.keys[:, 0], cache.values[:, 0])
+    prefix = cache.first_row()
     own = KVCache.zeros(model.config, 2, 32)
     logits, _ = _logits(
         model.config, model.params, tokens[:, 16:], POSITIONS[:, 16:], cache=own, prefix=prefix
