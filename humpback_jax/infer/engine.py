@@ -22,7 +22,8 @@ from jax.sharding import Mesh
 from humpback_jax import partitioning
 from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
-from humpback_jax.infer import memory, steps, weights
+from humpback_jax.infer import memory, packing, steps, weights
+from humpback_jax.infer.packing import BatchShape
 from humpback_jax.infer.sampling import SamplingConfig, request_key
 from humpback_jax.models.cache import SharedPrefix
 from humpback_jax.models.config import DTYPES, LlamaConfig
@@ -39,8 +40,8 @@ class EngineConfig:
       slots: requests that are generated at a time.
       buckets: prompt lengths in tokens (without a shared prefix) that prompts are padded to,
         rising; a longer prompt is "too_long".
-      max_batch_tokens: the most padded prompt tokens that are read together, so that the prefill of
-        long buckets fits into memory; 0 for no limit. One prompt a device is always read.
+      max_batch_tokens: the most prompt tokens that are read together, so that the prefill of long
+        buckets fits into memory; 0 for no limit. The longest prompt is always read.
       steps_per_sync: tokens that slots may generate before the host hears of them.
       cache_dtype: of the keys and values that are kept; by default that of the computation.
     """
@@ -66,27 +67,38 @@ class EngineConfig:
                 f"EngineConfig.cache_dtype is {self.cache_dtype!r}: choose one of {DTYPES}"
             )
 
-    def rows(self, bucket: int, multiple: int) -> int:
-        """Returns how many prompts of a bucket are scored together.
+    def scored(self, bucket: int, ways: int) -> BatchShape:
+        """Returns the shape in which prompts of a bucket are scored.
 
-        It is a multiple of the devices that split a batch.
+        As many tokens as there are slots for the longest prompts, and twice as many rows.
+
+        Args:
+          bucket: tokens of the longest prompt.
+          ways: devices that split a batch.
         """
+        rows = self._longest_rows(bucket, ways)
+        return BatchShape(ways, 2 * rows, rows * bucket, bucket)
+
+    def refill(self, bucket: int, ways: int) -> BatchShape:
+        """Returns the shape in which prompts of a bucket are read to be continued.
+
+        As many slots wait, free, until they are filled: a quarter of them at most. Half of their
+        longest prompts' tokens suffice for most.
+        """
+        rows = max(1, self.slots // 4 // ways)
+        tokens = min(max(1, -(-rows // 2)), self._longest_rows(bucket, ways)) * bucket
+        return BatchShape(ways, rows, tokens, bucket)
+
+    def slots_over(self, ways: int) -> int:
+        """Returns the number of slots, a multiple of the devices that split a batch."""
+        return -(-self.slots // ways) * ways
+
+    def _longest_rows(self, bucket: int, ways: int) -> int:
+        """Returns how many prompts as long as the bucket a device may read together."""
         rows = self.slots
         if self.max_batch_tokens:
             rows = min(rows, self.max_batch_tokens // bucket)
-        return max(1, rows // multiple) * multiple
-
-    def refill(self, bucket: int, multiple: int) -> int:
-        """Returns how many prompts of a bucket are read together to be continued.
-
-        So many slots wait, free, until they are filled: a quarter of them at most.
-        """
-        quarter = max(1, self.slots // 4 // multiple) * multiple
-        return min(quarter, self.rows(bucket, multiple))
-
-    def slots_over(self, multiple: int) -> int:
-        """Returns the number of slots, a multiple of the devices that split a batch."""
-        return -(-self.slots // multiple) * multiple
+        return max(1, rows // ways)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +202,7 @@ class Slots:
         memory.check_room(program.config, program.mesh, slots, self._length, program.cache_dtype)
         self._program, self._params, self._prefix = program, params, prefix
         self._steps, self._find_stop = config.steps_per_sync, find_stop
-        self._bucket, self._rows = bucket, config.refill(bucket, ways)
+        self._shape = config.refill(bucket, ways)
         self._state = steps.free_slots(program, slots, self._length)
         if program.mesh is None:
             # Committed to the parameters' device from the first, or `insert` is compiled twice.
@@ -204,32 +216,32 @@ class Slots:
         """Yields each request with its result, as they are done; they get slots in this order."""
         waiting = collections.deque(rows)
         while waiting or any(self._held):
-            while waiting and self._free() >= self._wanted(waiting):
-                count = min(len(waiting), self._rows, self._free())
-                self._insert([waiting.popleft() for _ in range(count)])
-            enough = self._wanted(waiting) if waiting else len(self._held)
+            while waiting and self._free() >= len(places := self._places(waiting)):
+                self._insert([waiting.popleft() for _ in places], places)
+            enough = len(self._places(waiting)) if waiting else len(self._held)
             yield from self._decode(enough)
 
     def warm_up(self) -> None:
         """Compiles all that `run` can need."""
-        self._insert([])
+        self._insert([], [])
         for window in self._windows():
             self._step(0, window)
 
     def _free(self) -> int:
         return self._held.count(None)
 
-    def _wanted(self, waiting: Sequence[_Row]) -> int:
-        """Returns how many free slots are worth a prefill: a full one, or all that wait."""
-        return min(self._rows, len(waiting))
+    def _places(self, waiting: Sequence[_Row]) -> list[int]:
+        """Returns where in a prefill the next rows go: a full one, or all that wait."""
+        some = itertools.islice(waiting, self._shape.all_rows)
+        return packing.place([len(row.tokens) for row in some], self._shape)
 
-    def _insert(self, rows: list[_Row]) -> None:
-        inputs = _inputs(rows, self._rows, self._bucket, self._program.mesh)
+    def _insert(self, rows: list[_Row], places: list[int]) -> None:
+        inputs = _inputs(rows, places, self._shape, self._program.mesh)
         read = steps.prefill(self._program, self._params, self._prefix, inputs)
         free = [i for i, row in enumerate(self._held) if row is None][: len(rows)]
-        slots = np.zeros(self._rows, np.int32)
-        slots[: len(rows)] = free
-        self._state = steps.insert(self._program, self._state, read, slots, len(rows))
+        sources, slots = np.zeros((2, self._shape.all_rows), np.int32)
+        sources[: len(rows)], slots[: len(rows)] = places, free
+        self._state = steps.insert(self._program, self._state, read, sources, slots, len(rows))
         for slot, row in zip(free, rows, strict=True):
             self._held[slot], self._counts[slot], self._cancelled[slot] = row, 1, False
 
@@ -281,18 +293,13 @@ class Slots:
         )
 
 
-def _inputs(rows: list[_Row], size: int, bucket: int, mesh: Mesh | None) -> steps.Inputs:
-    """Returns rows as padded arrays on the devices; dummy rows hold one token."""
-    tokens = np.zeros((size, bucket), np.int32)
-    lengths, limits = np.ones(size, np.int32), np.zeros(size, np.int32)
-    keys = np.zeros((size, 2), np.uint32)
-    for i, row in enumerate(rows):
-        tokens[i, : len(row.tokens)] = row.tokens
-        lengths[i], limits[i] = len(row.tokens), row.limit
-        if row.key is not None:
-            keys[i] = row.key
-    sharding = None if mesh is None else partitioning.batch_sharding(mesh)
-    return steps.Inputs(*jax.device_put((tokens, lengths, limits, keys), sharding))
+def _inputs(
+    rows: list[_Row], places: list[int], shape: BatchShape, mesh: Mesh | None
+) -> steps.Inputs:
+    """Returns rows packed, on the devices."""
+    prompts, limits = [row.tokens for row in rows], [row.limit for row in rows]
+    inputs = packing.pack(prompts, places, limits, [row.key for row in rows], shape)
+    return jax.device_put(inputs, None if mesh is None else partitioning.batch_sharding(mesh))
 
 
 class Engine:
@@ -381,15 +388,15 @@ class Engine:
         program = steps.Program(self.config, self.mesh, form=self._weights.form)
         ids = np.asarray(choices, np.int32)
         for bucket, group, shared in self._groups(requests, tuple(prefix), None):
-            size = self.engine_config.rows(bucket, self._split)
-            for rows in _chunks(group, size):
+            shape = self.engine_config.scored(bucket, self._split)
+            while group:
+                places = packing.place([len(row.tokens) for row in group], shape)
+                rows, group = group[: len(places)], group[len(places) :]
                 with self._rules():
-                    inputs = _inputs(rows, size, bucket, self.mesh)
-                    scores = steps.score(
-                        program, self._params, shared, inputs.tokens, inputs.lengths, ids
-                    )
+                    inputs = _inputs(rows, places, shape, self.mesh)
+                    scores = steps.score(program, self._params, shared, inputs, ids)
                 indices = [row.index for row in rows]
-                log_probs[indices] = jax.device_get(scores)[: len(rows)]
+                log_probs[indices] = jax.device_get(scores)[places]
                 too_long[indices] = False
         weights = np.exp(log_probs - log_probs.max(axis=1, keepdims=True, initial=-np.inf))
         probabilities = weights / weights.sum(axis=1, keepdims=True)
@@ -462,11 +469,6 @@ class Engine:
                 shared = steps.compute_prefix(program, self._params, tokens)
             self._prefix = (prefix, shared)
         return self._prefix[1]
-
-
-def _chunks(rows: list[_Row], size: int) -> Iterator[list[_Row]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
 
 
 def find_stop(

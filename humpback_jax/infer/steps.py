@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from humpback_jax.infer.sampling import SamplingConfig, sample
 from humpback_jax.models import sharding
+from humpback_jax.models.attention import Packing
 from humpback_jax.models.cache import BlockCache, KVCache, SharedPrefix
 from humpback_jax.models.config import LlamaConfig
 from humpback_jax.models.dense import TRAINED, Form
@@ -56,19 +57,32 @@ class Program:
 
 @flax.struct.dataclass
 class Inputs:
-    """Prompts to be read together, padded on the right.
+    """Prompts to be read together: W groups, one a device, of R rows in N tokens.
 
     Attributes:
-      tokens: what follows the shared prefix.
-      lengths: number of tokens in each row, at least 1.
+      tokens: what follows the shared prefix, row behind row, padded at each group's end.
+      positions: of each token in its row.
+      packing: which tokens make up which row.
+      last: index of each row's last token in its group.
       limits: the most tokens each row may generate; 0 marks a dummy row.
       keys: each row's random stream.
     """
 
-    tokens: Int[Array, "R T"]
-    lengths: Int[Array, " R"]
-    limits: Int[Array, " R"]
-    keys: UInt32[Array, "R 2"]
+    tokens: Int[Array, "W N"]
+    positions: Int[Array, "W N"]
+    packing: Packing
+    last: Int[Array, "W R"]
+    limits: Int[Array, " W*R"]
+    keys: UInt32[Array, "W*R 2"]
+
+    def read(self, program: "Program", params: Any, prefix: SharedPrefix | None, cache=None):
+        """Returns (each row's logits after its last token [W*R, V], the cache)."""
+        start = 0 if prefix is None else prefix.length
+        logits, cache = _apply(
+            program, params, self.tokens, start + self.positions,
+            cache=cache, prefix=prefix, packing=self.packing, select=self.last,
+        )  # fmt: skip
+        return logits.reshape(-1, logits.shape[-1]), cache
 
 
 @flax.struct.dataclass
@@ -141,30 +155,32 @@ def free_slots(program: Program, slots: int, length: int) -> State:
 def prefill(program: Program, params: Any, prefix: SharedPrefix | None, inputs: Inputs) -> State:
     """Reads the prompts and draws each row's first token; the rows have room for no other."""
     TRACES["prefill"] += 1
-    rows, length = inputs.tokens.shape
-    state = free_slots(program, rows, length)
+    _, _, length = inputs.packing.rows.shape
+    state = free_slots(program, inputs.limits.shape[0], length)
     start = 0 if prefix is None else prefix.length
-    positions = start + jnp.broadcast_to(jnp.arange(length), inputs.tokens.shape)
-    logits, cache = _apply(
-        program, params, inputs.tokens, positions,
-        cache=state.cache, prefix=prefix, select=inputs.lengths - 1,
-    )  # fmt: skip
+    logits, cache = inputs.read(program, params, prefix, state.cache)
+    last = jnp.take_along_axis(inputs.positions, inputs.last, axis=1).reshape(-1)
     state = dataclasses.replace(
         state,
         cache=cache,
-        positions=start + inputs.lengths - 1,
+        positions=start + last,
         limits=inputs.limits,
         keys=inputs.keys,
         progress=dataclasses.replace(state.progress, done=inputs.limits == 0),
     )
-    return _constrain(_record(program, state, logits[:, 0]))
+    return _constrain(_record(program, state, logits))
 
 
 @functools.partial(_step, donate_argnames=("state",))
 def insert(
-    program: Program, state: State, rows: State, slots: Int[Array, " R"], count: Int[Array, ""]
+    program: Program,
+    state: State,
+    rows: State,
+    sources: Int[Array, " R"],
+    slots: Int[Array, " R"],
+    count: Int[Array, ""],
 ) -> State:
-    """Puts the first `count` of freshly read rows into the given slots, in place.
+    """Puts `count` freshly read rows into slots, in place: row sources[i] into slots[i].
 
     All of a slot is written, so that nothing is left of the request before: a weight of 0 hides a
     number, but no NaN.
@@ -173,7 +189,7 @@ def insert(
     wide = rows.cache.widened(state.cache.length)
 
     def put(i, whole, new, axis):
-        row = jax.lax.dynamic_slice_in_dim(new, i, 1, axis)
+        row = jax.lax.dynamic_slice_in_dim(new, sources[i], 1, axis)
         start = [0] * whole.ndim
         start[axis] = slots[i]
         return jax.lax.dynamic_update_slice(whole, row, start)
@@ -242,16 +258,13 @@ def score(
     program: Program,
     params: Any,
     prefix: SharedPrefix | None,
-    tokens: Int[Array, "R T"],
-    lengths: Int[Array, " R"],
+    inputs: Inputs,
     choices: Int[Array, " C"],
-) -> Float[Array, "R C"]:
+) -> Float[Array, "W*R C"]:
     """Returns the log-probability of each choice as the token after each row's last."""
     TRACES["score"] += 1
-    start = 0 if prefix is None else prefix.length
-    positions = start + jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    logits, _ = _apply(program, params, tokens, positions, prefix=prefix, select=lengths - 1)
-    return sharding.constrain(jax.nn.log_softmax(logits[:, 0], axis=-1)[:, choices], (None, None))
+    logits, _ = inputs.read(program, params, prefix)
+    return sharding.constrain(jax.nn.log_softmax(logits, axis=-1)[:, choices], (None, None))
 
 
 def _apply(program: Program, params: Any, tokens, positions, **kwargs) -> tuple[Any, Any]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -33,32 +34,96 @@ def cache_mask(positions: Int[Array, "B T"], length: int, prefix: int) -> Bool[A
     return jnp.arange(length)[None, None, :] + prefix <= positions[:, :, None]
 
 
+@flax.struct.dataclass
+class Packing:
+    """Which of a group's tokens make up which row; groups are packed without padding.
+
+    Attributes:
+      rows: for each row's positions, the token's index in its group. Behind a row's end it is any
+        token of the same row.
+      places: for each token, row * T + position, of the rows of its group.
+    """
+
+    rows: Int[Array, "W R T"]
+    places: Int[Array, "W N"]
+
+    def to_rows(self, x: Float[Array, "W N ..."]) -> Float[Array, "W*R T ..."]:
+        """Returns the tokens row by row."""
+        groups, rows, length = self.rows.shape
+        taken = _take(x, self.rows.reshape(groups, rows * length))
+        return taken.reshape(groups * rows, length, *x.shape[2:])
+
+    def to_tokens(self, x: Float[Array, "W*R T ..."]) -> Float[Array, "W N ..."]:
+        """Returns the rows' positions token by token."""
+        groups, rows, length = self.rows.shape
+        return _take(x.reshape(groups, rows * length, *x.shape[2:]), self.places)
+
+
+_take = jax.vmap(lambda x, indices: x[indices])
+
+
 def attend(
     query: Float[Array, "B T N H"],
-    keys: Float[Array, "B S K H"],
-    values: Float[Array, "B S K H"],
-    mask: Bool[Array, "B T S"],
+    keys: Float[Array, "B T K H"],
+    values: Float[Array, "B T K H"],
+    mask: Bool[Array, "B t t"],
     prefix: tuple[Float[Array, "K P H"], Float[Array, "K P H"]] | None = None,
+    packing: Packing | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Returns softmax(QK^T / sqrt(H)) V; softmax in float32, every query sees the whole prefix."""
-    heads = query.shape[2]
-    kv_heads = keys.shape[2]
-    shape = (*query.shape[:2], kv_heads, heads // kv_heads, query.shape[3])
-    grouped = query.reshape(shape) / math.sqrt(query.shape[3])
+    """Returns softmax(QK^T / sqrt(H)) V; softmax in float32, every query sees the whole prefix.
+
+    Args:
+      query: rotated queries; with a packing, B is its groups W and T their tokens N.
+      keys: rotated keys.
+      values: values.
+      mask: which positions of a row see which, t = T or the length of the packing's rows.
+      prefix: keys and values that every query sees.
+      packing: which tokens make up a row, if not each of B.
+    """
+    kv_heads, width = keys.shape[2:]
+    grouped = query.reshape(*query.shape[:2], kv_heads, -1, width) / math.sqrt(width)
+    if packing is None:
+        state = _attend_rows(grouped, keys, values, mask)
+    else:
+        own_query, own_keys, own_values = map(packing.to_rows, (grouped, keys, values))
+        state = _attend_rows(own_query, own_keys, own_values, mask)
+        state = tuple(map(packing.to_tokens, state))
+    if prefix is not None:
+        state = _join(state, _attend_prefix(grouped, *prefix))
+    _, total, out = state
+    return (out / total[..., None]).astype(query.dtype).reshape(query.shape)
+
+
+def _attend_rows(grouped: Float[Array, "B T K G H"], keys, values, mask):
+    """Returns each row's attention to itself, as `_join` takes it."""
     scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, keys, preferred_element_type=jnp.float32)
     scores = jnp.where(mask[:, None, None], scores, MASKED)
-    if prefix is None:
-        weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
-        return jnp.einsum("BKGTS,BSKH->BTKGH", weights, values).reshape(query.shape)
-    prefix_keys, prefix_values = prefix
-    prefix_scores = jnp.einsum(
-        "BTKGH,KPH->BKGTP", grouped, prefix_keys, preferred_element_type=jnp.float32
+    return _weigh(scores, values, "BKGTS,BSKH->BTKGH", (0, 3, 1, 2))
+
+
+def _attend_prefix(grouped: Float[Array, "B T K G H"], keys, values):
+    """Returns every query's attention to the prefix, as `_join` takes it."""
+    scores = jnp.einsum("BTKGH,KPH->KBTGP", grouped, keys, preferred_element_type=jnp.float32)
+    return _weigh(scores, values, "KBTGP,KPH->BTKGH", (1, 2, 0, 3))
+
+
+def _weigh(scores: Float[Array, "..."], values, product: str, order: tuple[int, ...]):
+    """Returns (largest score, sum of exponentials, weighted values), each [B, T, K, G ...]."""
+    largest = jnp.max(scores, axis=-1)
+    weights = jnp.exp(scores - largest[..., None])
+    out = jnp.einsum(
+        product, weights.astype(values.dtype), values, preferred_element_type=jnp.float32
     )
-    joined = jnp.concatenate([prefix_scores, scores], axis=-1)
-    weights = jax.nn.softmax(joined, axis=-1).astype(values.dtype)
-    before, own = jnp.split(weights, [prefix_keys.shape[1]], axis=-1)
-    out = jnp.einsum("BKGTP,KPH->BTKGH", before, prefix_values)
-    return (out + jnp.einsum("BKGTS,BSKH->BTKGH", own, values)).reshape(query.shape)
+    return largest.transpose(order), weights.sum(-1).transpose(order), out
+
+
+def _join(first, second):
+    """Returns the softmax's parts over the keys of both."""
+    largest = jnp.maximum(first[0], second[0])
+    shrink = [jnp.exp(part[0] - largest) for part in (first, second)]
+    total = first[1] * shrink[0] + second[1] * shrink[1]
+    out = first[2] * shrink[0][..., None] + second[2] * shrink[1][..., None]
+    return largest, total, out
 
 
 def attend_blocks(

@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from humpback_jax.models import attention, kernels, rope, sharding
+from humpback_jax.models.attention import Packing
 from humpback_jax.models.cache import BlockCache, KVCache, SharedPrefix
 from humpback_jax.models.config import LlamaConfig
 from humpback_jax.models.dense import TRAINED, Form, dense, outputs_first, weight
@@ -65,17 +66,22 @@ class Attention(nn.Module):
             query = RMSNorm(c, name="query_norm")(query)
             keys = RMSNorm(c, name="key_norm")(keys)
         query, keys = rope.rotate(query, cos_sin), rope.rotate(keys, cos_sin)
-        if cache is None and prefix is None:
+        if "segment_ids" in mask:
             attended = kernels.self_attend(c.attention, query, keys, values, mask["segment_ids"])
         else:
             query = sharding.constrain(query, ("batch", "length", "heads", "kv"))
             shared = None if prefix is None else (prefix.keys[layer], prefix.values[layer])
-            if cache is not None and query.shape[1] == 1:
+            if cache is not None and "entries" in mask:
                 cache = cache.append(layer, mask["entries"], keys[:, 0], values[:, 0])
                 attended = cache.attend(layer, query, mask["attend"], shared)
             else:
-                cache = cache and cache.fill(layer, keys, values)
-                attended = attention.attend(query, keys, values, mask["attend"], shared)
+                packing = mask["packing"]
+                attended = attention.attend(query, keys, values, mask["attend"], shared, packing)
+                if cache is not None:
+                    own = (
+                        (keys, values) if packing is None else map(packing.to_rows, (keys, values))
+                    )
+                    cache = cache.fill(layer, *own)
         return dense(self, "out", attended, (c.embed_dim,), ("heads", "kv", "embed")), cache
 
     def _project(self, x, name: str, heads: int, axis: str):
@@ -185,7 +191,8 @@ class Llama(nn.Module):
         cache: Cache | None = None,
         prefix: SharedPrefix | None = None,
         window: int | None = None,
-        select: Int[Array, " B"] | None = None,
+        packing: Packing | None = None,
+        select: Int[Array, "B R"] | None = None,
         deterministic: bool = True,
     ) -> tuple[Float[Array, "B T V"], Cache | None]:
         """Returns (logits in float32, the updated cache).
@@ -197,7 +204,8 @@ class Llama(nn.Module):
           cache: keys and values so far.
           prefix: shared tokens before every row; positions then begin at its length.
           window: how many entries of the cache a decode step reads; by default all.
-          select: if given, the one index into T whose logits are wanted; the result has T = 1.
+          packing: which of the T tokens make up which row; without it each of B is one.
+          select: if given, the indices into T whose logits are wanted; the result has T = R.
           deterministic: False in training, with an rng named "dropout".
         """
         c = self.config
@@ -205,11 +213,11 @@ class Llama(nn.Module):
         x = table[tokens]
         x = nn.Dropout(c.dropout_rate, deterministic=deterministic)(x)
         x = sharding.constrain(x, ACTIVATION)
-        mask = _masks(positions, segment_ids, cache, prefix, window)
+        mask = _masks(positions, segment_ids, cache, prefix, window, packing)
         x, cache = self._layers(x, cache, rope.angles(positions, c), mask, prefix, deterministic)
         x = RMSNorm(c, name="norm")(x)
         if select is not None:
-            x = jnp.take_along_axis(x, select[:, None, None], axis=1)
+            x = jnp.take_along_axis(x, select[:, :, None], axis=1)
         if c.tie_embeddings and self.form.per_layer:
             logits = outputs_first(x, table, out_dtype=jnp.float32)
         elif c.tie_embeddings:
@@ -231,18 +239,20 @@ class Llama(nn.Module):
         return x, cache
 
 
-def _masks(positions, segment_ids, cache, prefix, window) -> dict[str, Bool[Array, "..."]]:
+def _masks(positions, segment_ids, cache, prefix, window, packing) -> dict[str, Any]:
     """Returns who attends to whom, and the cache entry that a decode step writes.
 
     Whole sequences give their segments alone: the implementation of attention makes the mask.
     """
-    if cache is None and prefix is None:
+    if cache is None and prefix is None and packing is None:
         return {"segment_ids": segment_ids}
-    if cache is None:
-        return {"attend": attention.causal_mask(0, positions.shape[1], segment_ids)}
+    if packing is not None:
+        length = packing.rows.shape[2]
+        return {"attend": attention.causal_mask(0, length), "packing": packing}
+    if cache is None or positions.shape[1] > 1:
+        # A prefill attends to its own tokens, of which the cache may round what it keeps.
+        mask = attention.causal_mask(0, positions.shape[1], segment_ids)
+        return {"attend": mask, "packing": None}
     prefix_length = prefix.length if prefix is not None else 0
-    # A prefill attends to its own tokens, of which the cache may round what it keeps.
-    length = positions.shape[1]
-    read = length if length > 1 else window or cache.length
-    attend = attention.cache_mask(positions, read, prefix_length)
+    attend = attention.cache_mask(positions, window or cache.length, prefix_length)
     return {"attend": attend, "entries": positions[:, 0] - prefix_length}

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from humpback_jax import partitioning
 from humpback_jax.errors import UsageError
-from humpback_jax.infer import steps
+from humpback_jax.infer import packing, steps
 from humpback_jax.models import flops
 from humpback_jax.models.config import LlamaConfig
 from humpback_jax.models.init import abstract_params, boxed_params
@@ -95,14 +95,15 @@ def lower_prefill(settings: Settings) -> Lowered:
     """Lowers the reading of one batch of the longest bucket."""
     config, mesh = _inference(settings)
     program, params, inputs = _inference_arguments(settings, config, mesh)
-    rows, length = inputs.tokens.shape
+    rows, length = inputs.limits.shape[0], settings.engine.buckets[-1]
+    read = inputs.tokens.size
     with partitioning.rules(mesh):
         lowered = steps.prefill.lower(program, params, None, inputs)
-    work = flops.forward_flops(config, rows, length)
+    work = flops.forward_flops(config, read // length, length)
     # One position's logits for each row: the output projection does not see the others.
-    work -= 2.0 * config.vocab_size * config.embed_dim * rows * (length - 1)
+    work -= 2.0 * config.vocab_size * config.embed_dim * (read - rows)
     resident = _bytes_a_device(params)
-    return Lowered(lowered, mesh, rows, length, rows * length, work, resident)
+    return Lowered(lowered, mesh, rows, length, read, work, resident)
 
 
 def lower_decode(settings: Settings) -> Lowered:
@@ -140,19 +141,10 @@ def _inference_arguments(settings: Settings, config: LlamaConfig, mesh: Mesh):
     shardings = partitioning.tree_shardings(boxed_params(config), mesh)
     params = jax.tree.map(_with_sharding, abstract_params(config), shardings)
     bucket = settings.engine.buckets[-1]
-    rows = settings.engine.rows(bucket, partitioning.batch_ways(mesh))
+    shape = settings.engine.refill(bucket, partitioning.batch_ways(mesh))
     by_row = partitioning.batch_sharding(mesh)
-
-    def given(dtype: Any, *shape: int) -> Any:
-        return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=by_row)
-
-    inputs = steps.Inputs(
-        tokens=given(jnp.int32, bucket),
-        lengths=given(jnp.int32),
-        limits=given(jnp.int32),
-        keys=given(jnp.uint32, 2),
-    )
-    return program, params, inputs
+    inputs = packing.pack((), (), (), (), shape)
+    return program, params, jax.tree.map(lambda x: _with_sharding(x, by_row), inputs)
 
 
 def _with_sharding(x: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

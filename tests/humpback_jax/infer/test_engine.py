@@ -13,6 +13,7 @@ from humpback_jax.checkpoints import foreign, huggingface
 from humpback_jax.errors import UsageError, UserError
 from humpback_jax.infer import steps
 from humpback_jax.infer.engine import Engine, EngineConfig, Request
+from humpback_jax.infer.packing import BatchShape
 from humpback_jax.infer.sampling import SamplingConfig
 from humpback_jax.models.config import LlamaConfig
 from humpback_jax.models.init import init_params
@@ -304,13 +305,15 @@ def test_a_mesh_gives_the_results_of_one_device(axes):
 def test_batches_fit_the_mesh_and_the_token_budget():
     shapes = EngineConfig(slots=6, buckets=[16, 64], max_batch_tokens=128)
     assert shapes.buckets == (16, 64)
-    assert shapes.rows(16, multiple=1) == 6
-    assert shapes.rows(16, multiple=4) == 4
-    assert shapes.rows(64, multiple=1) == 2
-    assert shapes.rows(64, multiple=4) == 4  # one a device, whatever the budget
+    assert shapes.scored(16, ways=1) == BatchShape(1, rows=12, tokens=6 * 16, bucket=16)
+    assert shapes.scored(16, ways=4) == BatchShape(4, rows=2, tokens=16, bucket=16)
+    assert shapes.scored(64, ways=1) == BatchShape(1, rows=4, tokens=2 * 64, bucket=64)
+    # The longest prompt is read, whatever the budget.
+    assert shapes.scored(64, ways=4) == BatchShape(4, rows=2, tokens=64, bucket=64)
     assert shapes.slots_over(4) == 8
     wide = EngineConfig(slots=32, buckets=[16], max_batch_tokens=0)
-    assert (wide.refill(16, multiple=1), wide.refill(16, multiple=16)) == (8, 16)
+    assert wide.refill(16, ways=1) == BatchShape(1, rows=8, tokens=4 * 16, bucket=16)
+    assert wide.refill(16, ways=16) == BatchShape(16, rows=1, tokens=16, bucket=16)
 
 
 @pytest.mark.parametrize("wrong", [{"slots": 0}, {"buckets": ()}, {"buckets": (8, 4)}])

@@ -69,7 +69,7 @@ def test_packed_examples_do_not_see_each_other(model):
 
 def test_select_gives_the_logits_of_one_position(model):
     full, _ = _logits(model.config, model.params, TOKENS, POSITIONS)
-    one, _ = _logits(model.config, model.params, TOKENS, POSITIONS, select=jnp.array([3, 40]))
+    one, _ = _logits(model.config, model.params, TOKENS, POSITIONS, select=jnp.array([[3], [40]]))
     np.testing.assert_allclose(one[:, 0], full[jnp.arange(2), jnp.array([3, 40])], atol=2e-5)
 
 
