@@ -68,37 +68,31 @@ class EngineConfig:
             )
 
     def scored(self, bucket: int, ways: int) -> BatchShape:
-        """Returns the shape in which prompts of a bucket are scored.
-
-        As many tokens as there are slots for the longest prompts, and twice as many rows.
+        """Returns the shape in which prompts of a bucket are scored, `slots` at most.
 
         Args:
           bucket: tokens of the longest prompt.
           ways: devices that split a batch.
         """
-        rows = self._longest_rows(bucket, ways)
-        return BatchShape(ways, 2 * rows, rows * bucket, bucket)
+        return self._shape(max(1, self.slots // ways), bucket, ways)
 
     def refill(self, bucket: int, ways: int) -> BatchShape:
         """Returns the shape in which prompts of a bucket are read to be continued.
 
-        As many slots wait, free, until they are filled: a quarter of them at most. Half of their
-        longest prompts' tokens suffice for most.
+        As many slots wait, free, until they are filled: a quarter of them at most.
         """
-        rows = max(1, self.slots // 4 // ways)
-        tokens = min(max(1, -(-rows // 2)), self._longest_rows(bucket, ways)) * bucket
-        return BatchShape(ways, rows, tokens, bucket)
+        return self._shape(max(1, self.slots // 4 // ways), bucket, ways)
 
     def slots_over(self, ways: int) -> int:
         """Returns the number of slots, a multiple of the devices that split a batch."""
         return -(-self.slots // ways) * ways
 
-    def _longest_rows(self, bucket: int, ways: int) -> int:
-        """Returns how many prompts as long as the bucket a device may read together."""
-        rows = self.slots
+    def _shape(self, rows: int, bucket: int, ways: int) -> BatchShape:
+        """Returns a batch of so many rows a device, with tokens for half of the longest ones."""
+        longest = -(-rows // 2)
         if self.max_batch_tokens:
-            rows = min(rows, self.max_batch_tokens // bucket)
-        return max(1, rows // ways)
+            longest = min(longest, self.max_batch_tokens // ways // bucket)
+        return BatchShape(ways, rows, max(1, longest) * bucket, bucket)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,6 +76,8 @@ def pack(
     for prompt, row, limit, key in zip(prompts, places, limits, keys, strict=True):
         group, slot = divmod(row, rows)
         start, count = used[group], len(prompt)
+        if not 0 < count <= min(length, shape.tokens - start):
+            raise ValueError(f"a prompt of {count} tokens fits no row of {shape}")
         span = slice(start, start + count)
         tokens[group, span], positions[group, span] = prompt, np.arange(count)
         behind[group, span] = slot * length + np.arange(count)

@@ -136,6 +136,9 @@ def test_what_is_no_number_stays_in_its_own_request():
     assert np.isnan(found[0].logprob)
     assert found[1] == one_slot.generate([good], GREEDY)[0]
     assert np.isfinite(found[1].logprob)
+    scores = engine(params=params).score_choices([bad, good], [4, 5]).log_probs  # read together
+    assert np.isnan(scores[0]).all()
+    assert np.isfinite(scores[1]).all()
 
 
 def test_a_stop_string_ends_a_request_wherever_the_host_looks():
@@ -305,11 +308,11 @@ def test_a_mesh_gives_the_results_of_one_device(axes):
 def test_batches_fit_the_mesh_and_the_token_budget():
     shapes = EngineConfig(slots=6, buckets=[16, 64], max_batch_tokens=128)
     assert shapes.buckets == (16, 64)
-    assert shapes.scored(16, ways=1) == BatchShape(1, rows=12, tokens=6 * 16, bucket=16)
-    assert shapes.scored(16, ways=4) == BatchShape(4, rows=2, tokens=16, bucket=16)
-    assert shapes.scored(64, ways=1) == BatchShape(1, rows=4, tokens=2 * 64, bucket=64)
+    assert shapes.scored(16, ways=1) == BatchShape(1, rows=6, tokens=3 * 16, bucket=16)
+    assert shapes.scored(16, ways=4) == BatchShape(4, rows=1, tokens=16, bucket=16)
+    assert shapes.scored(64, ways=1) == BatchShape(1, rows=6, tokens=2 * 64, bucket=64)
     # The longest prompt is read, whatever the budget.
-    assert shapes.scored(64, ways=4) == BatchShape(4, rows=2, tokens=64, bucket=64)
+    assert shapes.scored(64, ways=4) == BatchShape(4, rows=1, tokens=64, bucket=64)
     assert shapes.slots_over(4) == 8
     wide = EngineConfig(slots=32, buckets=[16], max_batch_tokens=0)
     assert wide.refill(16, ways=1) == BatchShape(1, rows=8, tokens=4 * 16, bucket=16)
