@@ -8,8 +8,9 @@ from etils import epath
 
 from beam_pipelines import inference, shards
 from beam_pipelines.execution import BeamConfig
-from beam_pipelines.handler import ModelSource, ModelWorker
+from beam_pipelines.handler import ModelSource, ModelTask, ModelWorker
 from beam_pipelines.shards import InferenceStage, Shard, ShardOutput
+from humpback_jax.infer.computation import deciding
 from humpback_jax.infer.engine import EngineConfig, Request, Result
 from humpback_jax.infer.sampling import SamplingConfig
 from humpback_jax.method import leaks, samples
@@ -71,7 +72,7 @@ def run_augment(
     config = {
         "backward": prompts.backward,
         "tags": prompts.tags,
-        "engine": engine,
+        "engine": deciding(engine),
         "sampling": sampling,
         "leak_filter": leak_filter,
         "samples": samples_config,
@@ -81,10 +82,9 @@ def run_augment(
 
 
 @dataclasses.dataclass(frozen=True)
-class AugmentTask:
+class AugmentTask(ModelTask):
     """What an augmenting worker is to do."""
 
-    model: ModelSource
     prompts: Prompts
     sampling: SamplingConfig
     leak_filter: LeakConfig

@@ -6,8 +6,9 @@ from etils import epath
 
 from beam_pipelines import inference, shards
 from beam_pipelines.execution import BeamConfig
-from beam_pipelines.handler import ModelSource, ModelWorker
+from beam_pipelines.handler import ModelSource, ModelTask, ModelWorker
 from beam_pipelines.shards import InferenceStage, Shard, ShardOutput
+from humpback_jax.infer.computation import deciding
 from humpback_jax.infer.engine import EngineConfig
 from humpback_jax.method import rating
 from humpback_jax.method.rating import RatingConfig
@@ -64,7 +65,7 @@ def run_curate(
     config = {
         "rating_prompt": prompts.rating,
         "score_words": prompts.score,
-        "engine": engine,
+        "engine": deciding(engine),
         "rating": rating_config,
         "iteration": iteration,
         "dtype": dtype,
@@ -73,10 +74,9 @@ def run_curate(
 
 
 @dataclasses.dataclass(frozen=True)
-class CurateTask:
+class CurateTask(ModelTask):
     """What a rating worker is to do."""
 
-    model: ModelSource
     prompts: Prompts
     rating: RatingConfig
     iteration: int

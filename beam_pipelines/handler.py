@@ -10,18 +10,20 @@ import math
 import platform
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 from apache_beam.ml.inference.base import ModelHandler
 from etils import epath
+from jax.sharding import Mesh
 
-from beam_pipelines.shards import Shard, ShardOutput, Task, Worker
+from beam_pipelines.shards import Loader, Shard, ShardOutput, Worker
 from humpback_jax import partitioning
 from humpback_jax.checkpoints import bundle
 from humpback_jax.checkpoints.bundle import LoadedModel
 from humpback_jax.data.tokenizer import Tokenizer
 from humpback_jax.errors import UserError
+from humpback_jax.infer.computation import computation
 from humpback_jax.infer.engine import Engine, EngineConfig
 from humpback_jax.partitioning import MeshConfig
 
@@ -54,10 +56,17 @@ class ModelSource:
                 f"the worker on {platform.node()} finds no model folder {self.path}: put the model "
                 "where every worker can read it, on gs:// or a shared disk"
             )
-        mesh = None if self.mesh is None else partitioning.make_mesh(self.mesh, _devices(self.mesh))
+        mesh = self._mesh()
         model = bundle.load_model(self.path, mesh=mesh, dtype=self.dtype)
         decode = model.tokenizer.decode
         return model, Engine(model.config, model.params, self.engine, model.eos_ids, mesh, decode)
+
+    def computation(self) -> dict[str, Any]:
+        """Returns what the last bits of results depend on in this process."""
+        return computation(self.engine, self._mesh())
+
+    def _mesh(self) -> Mesh | None:
+        return None if self.mesh is None else partitioning.make_mesh(self.mesh, _devices(self.mesh))
 
 
 def _devices(mesh: MeshConfig) -> Sequence[Any]:
@@ -68,12 +77,17 @@ def _devices(mesh: MeshConfig) -> Sequence[Any]:
     return local if needed <= len(local) else jax.devices()
 
 
-class _ModelTask(Protocol):
-    @property
-    def model(self) -> ModelSource: ...
+@dataclasses.dataclass(frozen=True)
+class ModelTask:
+    """What a worker is to do with a model."""
+
+    model: ModelSource
+
+    def computation(self) -> dict[str, Any]:
+        return self.model.computation()
 
 
-T = TypeVar("T", bound=_ModelTask)
+T = TypeVar("T", bound=ModelTask)
 
 
 class ModelWorker(Generic[T]):
@@ -96,18 +110,18 @@ class ModelWorker(Generic[T]):
 class ShardHandler(ModelHandler[Shard, ShardOutput, "LockedWorker"]):
     """Gives RunInference shards one by one; the model is loaded from its path in the worker."""
 
-    def __init__(self, task: Task, share: bool):
+    def __init__(self, loader: Loader, share: bool):
         """Makes a handler.
 
         Args:
-          task: what the workers do.
+          loader: makes a worker.
           share: all worker processes of a machine use one model, held by one of them.
         """
         super().__init__(min_batch_size=1, max_batch_size=1, large_model=share)
-        self._task = task
+        self._loader = loader
 
     def load_model(self) -> "LockedWorker":
-        return LockedWorker(self._task.load())
+        return LockedWorker(self._loader.load())
 
     def run_inference(
         self,

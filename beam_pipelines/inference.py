@@ -102,7 +102,7 @@ def _pipeline(
             | "Shards" >> beam.Create(todo)
             | "Spread" >> beam.Reshuffle()
             | "Read" >> beam.ParDo(ReadShard(job))
-            | "Infer" >> RunInference(ShardHandler(job.task, share=not in_one_process))
+            | "Infer" >> RunInference(ShardHandler(job, share=not in_one_process))
             | "Write" >> beam.ParDo(WriteShard(job, fingerprint))
         )
 

@@ -25,7 +25,7 @@ def run_shards(job: InferenceStage, todo: Sequence[int], fingerprint: str) -> No
     """
     total = job.source.num_done()
     with _progress(job, total), PreemptionWatch() as watch:
-        worker = job.task.load()
+        worker = job.load()
         together = worker.spans_processes
         shares = _shares(todo, 1 if together else distributed.count())
         own = shares[0 if together else distributed.index()]

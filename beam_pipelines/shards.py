@@ -4,7 +4,7 @@ Who runs it is no matter here: Beam, or the processes of a pod.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from humpback_jax import records
@@ -41,10 +41,18 @@ class Worker(Protocol):
     def process(self, shard: Shard) -> ShardOutput: ...
 
 
-class Task(Protocol):
-    """What a worker is to do: small and picklable, the model is loaded by `load` alone."""
+class Loader(Protocol):
+    """Small and picklable, unlike the worker that it makes."""
 
     def load(self) -> Worker: ...
+
+
+class Task(Loader, Protocol):
+    """What a worker is to do; the model is loaded by `load` alone."""
+
+    def computation(self) -> Mapping[str, Any]:
+        """Returns what the last bits of the results depend on here, before anything is loaded."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +74,11 @@ class InferenceStage:
     write: type
     task: Task
     only_ok: bool = False
+
+    def load(self) -> Worker:
+        """Makes a worker; raises UserError where it would not compute as those before it did."""
+        self.stage.compute_by(self.task.computation())
+        return self.task.load()
 
     def read_shard(self, index: int) -> Shard:
         """Reads a shard of the source stage."""

@@ -3,6 +3,7 @@
     RUN_DIR/<stage>/
         config.json                   what the stage was made from: config and input digests
         running.json                  the process that works on it
+        computation.json              on what its shards are computed, if that decides last bits
         shards/part-00007.parquet     the stage's records
         shards/part-00007.done.json   counts, fingerprint, sha256 (the shard counts once it exists)
         rejects/part-00007.parquet    what was not passed on, each with its named reason
@@ -32,6 +33,8 @@ from humpback_jax.errors import UserError
 T = TypeVar("T")
 
 ORDER_NAME = "stages.json"  # the names of a run's stages in order
+_COMPUTATION = "computation.json"
+_NO_WORK = ("config.json", "running.json", _COMPUTATION)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,13 +166,37 @@ class StageDir:
                 )
         else:
             write_json(path, plain)
+            (self.path / _COMPUTATION).unlink(missing_ok=True)
         if not self.is_done():
             self._claim()
         return fingerprint(plain)
 
     def _has_work(self) -> bool:
         """Returns whether there is anything that another configuration could be mixed with."""
-        return any(p.name not in ("config.json", "running.json") for p in self.path.iterdir())
+        return any(p.name not in _NO_WORK for p in self.path.iterdir())
+
+    def compute_by(self, computation: Mapping[str, Any]) -> None:
+        """Keeps what decides the last bits of the outputs, and sees to it that it stays the same.
+
+        Every worker calls this before its first shard; a stage that is done has none.
+
+        Args:
+          computation: what results depend on besides configuration and inputs, JSON-able.
+
+        Raises:
+          UserError: the shards that are there were computed otherwise.
+        """
+        path, plain = self.path / _COMPUTATION, json.loads(json.dumps(computation))
+        if not path.exists():
+            write_json(path, plain)
+        before = json.loads(path.read_text())
+        if before != plain:
+            changed = ", ".join(sorted(_differences(before, plain)))
+            raise UserError(
+                f"{self.path} was begun where results differ in their last bits ({changed}): go on "
+                "with the mesh, the devices and the slots a device of before, or delete that "
+                "folder to remake the stage"
+            )
 
     def is_running(self) -> bool:
         """Returns whether the process that began the stage lives; on another host it may."""

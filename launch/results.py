@@ -7,6 +7,7 @@ from typing import Any
 from humpback_jax import records, rundir
 from humpback_jax.checkpoints import bundle
 from humpback_jax.evaluate import answers, curation, microworld
+from humpback_jax.infer.computation import computation, deciding
 from humpback_jax.infer.engine import Engine, EngineConfig
 from humpback_jax.infer.sampling import SamplingConfig
 from humpback_jax.microworld.labels import Label, join_labels, read_labels
@@ -31,13 +32,14 @@ def evaluate(context: Context) -> None:
     engine_config = configuration.build(EngineConfig, "evaluate")
     sampling = configuration.build(SamplingConfig, "evaluate")
     config = {
-        "engine": engine_config,
+        "engine": deciding(engine_config),
         "sampling": sampling,
         "prompts": context.prompts,
         "dtype": recipe.inference_dtype,
     }
 
     def work(stage: StageDir) -> Outcome:
+        stage.compute_by(computation(engine_config, context.mesh_of("evaluate")))
         questions = read_questions(paths["questions"]) if "questions" in paths else []
         wanted = {q.question_id: q.instruction for q in questions}
         if "prompts" in paths:

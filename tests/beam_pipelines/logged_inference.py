@@ -32,6 +32,9 @@ class LoggedTask:
     task: Any
     log: str
 
+    def computation(self):
+        return self.task.computation()
+
     def load(self):
         return LoggedWorker(self.task.load(), self.log)
 

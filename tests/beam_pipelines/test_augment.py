@@ -14,6 +14,7 @@ from humpback_jax.infer.sampling import SamplingConfig
 from humpback_jax.method import leaks
 from humpback_jax.method.leaks import LeakConfig
 from humpback_jax.method.samples import SamplesConfig
+from humpback_jax.partitioning import MeshConfig
 from humpback_jax.prompts import Prompts
 from humpback_jax.records import Candidate, Reject, Segment
 from humpback_jax.rundir import Counts, StageDir
@@ -77,16 +78,47 @@ def test_a_finished_stage_is_skipped_and_another_configuration_refused(run_dir, 
         run(run_dir, model_folder, dataclasses.replace(SAMPLING, seed=2))
 
 
+def _killed(run_dir):
+    """Leaves a stage as a kill in its second shard does."""
+    stage = StageDir(run_dir, "augment")
+    (stage.path / "stage.json").unlink()
+    for path in (stage.marker(1), stage.shard_path(1)):
+        path.unlink()
+    return stage
+
+
+@pytest.mark.parametrize("beam", [None, BeamConfig()])
+def test_what_was_killed_is_not_resumed_where_last_bits_differ(
+    run_dir, model_folder, read_outputs, beam
+):
+    def begin(mesh, slots):
+        engine = dataclasses.replace(ENGINE, slots=slots)
+        more = (SAMPLING, LeakConfig(), beam, mesh)
+        return run_augment(run_dir, model_folder, PROMPTS, engine, *more)
+
+    whole = begin(MeshConfig(data=8), 32)
+    expected = read_outputs(run_dir, "augment")
+    # What is done is done, whatever the machine.
+    assert begin(MeshConfig(data=4, tensor=2), 8) == whole
+    stage = _killed(run_dir)
+    for mesh, slots, change in (
+        (MeshConfig(data=4, tensor=2), 16, "mesh.tensor 1 -> 2"),
+        (MeshConfig(data=8), 8, "slots_per_device 4 -> 1"),
+    ):
+        with pytest.raises(UserError, match=rf"begun where results differ.*{change}"):
+            begin(mesh, slots)
+    assert not stage.is_done()
+    assert begin(None, 4) == whole  # one device with as many slots as each of the eight had
+    assert read_outputs(run_dir, "augment") == expected
+
+
 def test_what_was_killed_is_resumed_to_the_same_bytes(
     run_dir, model_folder, read_outputs, monkeypatch
 ):
     whole = run(run_dir, model_folder)
     stage, expected = StageDir(run_dir, "augment"), read_outputs(run_dir, "augment")
     digest = stage.digest
-    # As a kill in the second shard leaves it: no stage.json, no marker, half a temporary file.
-    (stage.path / "stage.json").unlink()
-    stage.marker(1).unlink()
-    stage.shard_path(1).unlink()
+    _killed(run_dir)
     (stage.path / "shards" / ".tmp-1-part-00001.parquet").write_bytes(b"half")
     done = []
     monkeypatch.setattr(

@@ -235,6 +235,31 @@ def test_a_full_disk_at_the_beginning_is_no_work(stage, monkeypatch):
     stage.begin({"x": 2}, {})
 
 
+ONE = {"device": "cpu", "mesh": {"tensor": 1}}
+TWO = {"device": "cpu", "mesh": {"tensor": 2}}
+
+
+def test_shards_that_are_computed_otherwise_are_refused(stage):
+    stage.begin({"x": 1}, {})
+    stage.compute_by(ONE)
+    _write(stage, 0, PAIRS)
+    stage.begin({"x": 1}, {})
+    stage.compute_by(ONE)
+    with pytest.raises(UserError) as caught:
+        stage.compute_by(TWO)
+    message = str(caught.value)
+    assert message.startswith(f"{stage.path} was begun where results differ in their last bits")
+    assert "(mesh.tensor 1 -> 2): go on with the mesh" in message
+    assert "\n" not in message
+
+
+def test_another_computation_may_begin_while_nothing_is_made(stage):
+    stage.begin({"x": 1}, {})
+    stage.compute_by(ONE)
+    stage.begin({"x": 1}, {})
+    stage.compute_by(TWO)
+
+
 def test_is_running_asks_for_the_process(stage):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
