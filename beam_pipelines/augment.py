@@ -13,8 +13,9 @@ from beam_pipelines.shards import InferenceStage, Shard, ShardOutput
 from humpback_jax.infer.computation import deciding
 from humpback_jax.infer.engine import EngineConfig, Request, Result
 from humpback_jax.infer.sampling import SamplingConfig
-from humpback_jax.method import leaks, samples
+from humpback_jax.method import leaks, long_texts, samples
 from humpback_jax.method.leaks import LeakConfig
+from humpback_jax.method.long_texts import LongTextConfig
 from humpback_jax.method.samples import Sample, SamplesConfig
 from humpback_jax.partitioning import MeshConfig
 from humpback_jax.prompts import Prompts
@@ -36,6 +37,7 @@ def run_augment(
     dtype: str | None = None,
     source: str = "segment",
     samples_config: SamplesConfig | None = None,
+    long_text_config: LongTextConfig | None = None,
 ) -> Counts:
     """Writes stage "augment": exactly one Candidate for each Segment of stage "segment".
 
@@ -51,6 +53,7 @@ def run_augment(
       dtype: of the computation, by default the model's.
       source: the stage whose segments are read.
       samples_config: how many instructions are drawn for a segment, by default one.
+      long_text_config: what becomes of segments whose prompt is too long, by default rejected.
 
     Returns:
       The counts: segments in, candidates of status "ok" out, rejects by status.
@@ -60,6 +63,7 @@ def run_augment(
     """
     samples_config = samples_config or SamplesConfig()
     samples_config.check_sampling(sampling)
+    long_text_config = long_text_config or LongTextConfig()
     model = ModelSource(str(model_path), engine, mesh, dtype)
     fingerprint = model.fingerprint()
     job = InferenceStage(
@@ -67,7 +71,9 @@ def run_augment(
         source=StageDir(run_dir, source),
         read=Segment,
         write=Candidate,
-        task=AugmentTask(model, prompts, sampling, leak_filter, samples_config),
+        task=AugmentTask(
+            model, prompts, sampling, leak_filter, samples_config, long_text_config.truncate
+        ),
     )
     config = {
         "backward": prompts.backward,
@@ -76,6 +82,7 @@ def run_augment(
         "sampling": sampling,
         "leak_filter": leak_filter,
         "samples": samples_config,
+        "long_texts": long_text_config,
         "dtype": dtype,
     }
     return inference.run_stage(job, config, {"model": fingerprint}, beam)
@@ -89,6 +96,7 @@ class AugmentTask(ModelTask):
     sampling: SamplingConfig
     leak_filter: LeakConfig
     samples: SamplesConfig
+    truncate: bool = False
 
     def load(self) -> "AugmentWorker":
         return AugmentWorker(self)
@@ -100,18 +108,35 @@ class AugmentWorker(ModelWorker[AugmentTask]):
     def process(self, shard: Shard) -> ShardOutput:
         segments: Sequence[Segment] = shard.rows
         candidates: list[Candidate | None] = [None] * len(segments)
-        prompts: dict[int, list[int]] = {}
+        prompts: dict[int, tuple[list[int], int]] = {}
         for i, segment in enumerate(segments):
             try:
-                prompt = self._task.prompts.render_backward(segment.text)
-                prompts[i] = self._tokenizer.encode_prompt(prompt)
+                prompts[i] = self._prompt(segment)
             except Exception as error:
                 candidates[i] = self._candidate(segment, [_failed(error)])
-        drawn = self._draw([(segments[i], ids) for i, ids in prompts.items()])
-        for i, found in zip(prompts, drawn, strict=True):
-            candidates[i] = self._candidate(segments[i], found)
+        drawn = self._draw([(segments[i], ids) for i, (ids, _) in prompts.items()])
+        for (i, (_, truncated)), found in zip(prompts.items(), drawn, strict=True):
+            candidates[i] = self._candidate(segments[i], found, truncated)
         sources = [f"{s.source.file}:{s.source.offset}" for s in segments]
         return shards.output_of(shard.index, candidates, sources)
+
+    def _prompt(self, segment: Segment) -> tuple[list[int], int]:
+        """Returns (the prompt's tokens, how many characters of the text are left out)."""
+
+        def encode(text: str) -> list[int]:
+            return self._tokenizer.encode_prompt(self._task.prompts.render_backward(text))
+
+        ids = encode(segment.text)
+        if not self._task.truncate or len(ids) <= self._longest:
+            return ids, 0
+        # What is cut leaves room for all that may be generated.
+        most = self._engine.longest(new_tokens=self._task.sampling.max_new_tokens)
+        text = long_texts.beginning(segment.text, lambda cut: len(encode(cut)) <= most)
+        return (encode(text), len(segment.text) - len(text)) if text else (ids, 0)
+
+    @property
+    def _longest(self) -> int:
+        return self._engine.longest(new_tokens=1)
 
     def _draw(self, prompts: Sequence[tuple[Segment, list[int]]]) -> list[list[Sample]]:
         """Returns the samples of each of (segment, its prompt's tokens)."""
@@ -141,7 +166,7 @@ class AugmentWorker(ModelWorker[AugmentTask]):
     ) -> tuple[str, CandidateStatus, str]:
         """Returns (instruction, status, detail) of what was generated for a segment."""
         if result.finish_reason == "too_long":
-            return "", "too_long", f"no bucket holds its prompt of {prompt_tokens} tokens"
+            return "", "too_long", long_texts.too_long(prompt_tokens, self._longest)
         if not math.isfinite(result.logprob):
             return "", "error", "the model gave no finite probabilities"
         instruction = result.text(self._tokenizer.decode)
@@ -156,7 +181,9 @@ class AugmentWorker(ModelWorker[AugmentTask]):
         )
         return instruction, status, detail
 
-    def _candidate(self, segment: Segment, drawn: Sequence[Sample]) -> Candidate:
+    def _candidate(
+        self, segment: Segment, drawn: Sequence[Sample], truncated: int = 0
+    ) -> Candidate:
         chosen = samples.choose(drawn)
         fields = dataclasses.asdict(self._task.sampling)
         if self._task.samples.per_segment > 1:
@@ -169,6 +196,7 @@ class AugmentWorker(ModelWorker[AugmentTask]):
             sampling=" ".join(f"{name}={value}" for name, value in fields.items()),
             status=chosen.status,
             detail=chosen.detail,
+            truncated=truncated,
         )
 
 

@@ -11,6 +11,7 @@ from beam_pipelines.shards import InferenceStage, Shard, ShardOutput
 from humpback_jax.infer.computation import deciding
 from humpback_jax.infer.engine import EngineConfig
 from humpback_jax.method import rating
+from humpback_jax.method.long_texts import LongTextConfig
 from humpback_jax.method.rating import RatingConfig
 from humpback_jax.partitioning import MeshConfig
 from humpback_jax.prompts import Prompts
@@ -34,6 +35,7 @@ def run_curate(
     mesh: MeshConfig | None = None,
     dtype: str | None = None,
     source: str = "augment",
+    long_text_config: LongTextConfig | None = None,
 ) -> Counts:
     """Writes stage "curate<t>": one Rating for each Candidate of status "ok" of stage "augment".
 
@@ -48,10 +50,12 @@ def run_curate(
       mesh: the devices of each worker; None uses one device.
       dtype: of the computation, by default the model's.
       source: the stage whose candidates are read.
+      long_text_config: what becomes of candidates whose prompt is too long, by default rejected.
 
     Returns:
       The counts: candidates in, ratings of status "ok" out, rejects by status.
     """
+    long_text_config = long_text_config or LongTextConfig()
     model = ModelSource(str(model_path), engine, mesh, dtype)
     fingerprint = model.fingerprint()
     job = InferenceStage(
@@ -59,7 +63,7 @@ def run_curate(
         source=StageDir(run_dir, source),
         read=Candidate,
         write=Rating,
-        task=CurateTask(model, prompts, rating_config, iteration),
+        task=CurateTask(model, prompts, rating_config, iteration, long_text_config.truncate),
         only_ok=True,
     )
     config = {
@@ -68,6 +72,7 @@ def run_curate(
         "engine": deciding(engine),
         "rating": rating_config,
         "iteration": iteration,
+        "long_texts": long_text_config,
         "dtype": dtype,
     }
     return inference.run_stage(job, config, {"model": fingerprint}, beam)
@@ -80,6 +85,7 @@ class CurateTask(ModelTask):
     prompts: Prompts
     rating: RatingConfig
     iteration: int
+    truncate: bool = False
 
     def load(self) -> "CurateWorker":
         return CurateWorker(self)
@@ -97,6 +103,7 @@ class CurateWorker(ModelWorker[CurateTask]):
             self._task.rating,
             iteration=self._task.iteration,
             model=self._fingerprint,
+            truncate=self._task.truncate,
         )
         sources = [f"candidate of {candidate.model}" for candidate in shard.rows]
         return shards.output_of(shard.index, ratings, sources)

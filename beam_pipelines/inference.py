@@ -133,6 +133,7 @@ class WriteShard(beam.DoFn):
             ("records_in", counts.records_in),
             ("records_out", counts.records_out),
             ("errors", counts.errors),
+            ("truncated", counts.truncated),
             *counts.rejects.items(),
         ):
             Metrics.counter(name, metric).inc(number)

@@ -97,8 +97,8 @@ def output_of(index: int, rows: Sequence[Any], sources: Sequence[str]) -> ShardO
 
     Args:
       index: of the shard.
-      rows: records with segment_id, status and detail; "ok" ones are passed on, those of status
-        "error" are errors, all others rejects by their status.
+      rows: records with segment_id, status, detail and truncated; "ok" ones are passed on, those
+        of status "error" are errors, all others rejects by their status.
       sources: where each record came from, for the rejects.
     """
     rows = [_encodable(row) for row in rows]
@@ -107,9 +107,17 @@ def output_of(index: int, rows: Sequence[Any], sources: Sequence[str]) -> ShardO
     for row, _ in bad:
         rejects[row.status] = rejects.get(row.status, 0) + 1
     errors = rejects.pop("error", 0)
-    counts = Counts(len(rows), len(rows) - len(bad), dict(sorted(rejects.items())), errors)
-    kept = [Reject(row.segment_id, source, row.status, row.detail) for row, source in bad]
+    truncated = sum(row.truncated > 0 for row in rows)
+    passed_on = len(rows) - len(bad)
+    counts = Counts(len(rows), passed_on, dict(sorted(rejects.items())), errors, truncated)
+    kept = [Reject(row.segment_id, source, row.status, _detail(row)) for row, source in bad]
     return ShardOutput(index, rows, kept, counts)
+
+
+def _detail(row: Any) -> str:
+    """Returns what a reject says of its record."""
+    cut = f"its text was truncated by {row.truncated} characters" if row.truncated else ""
+    return "; ".join(filter(None, (row.detail, cut)))
 
 
 def _encodable(row: Any) -> Any:

@@ -90,7 +90,8 @@ class Candidate:
     `model` is the fingerprint of Myx, `sampling` says how the instruction was drawn. There is
     exactly one candidate for each segment; only those of status "ok" are rated. If several were
     drawn for the segment, this is the chosen one, and `detail` says how many of the samples were
-    rejected, by status: "samples rejected: 2 of 4 (leaked 1, too_long 1)".
+    rejected, by status: "samples rejected: 2 of 4 (leaked 1, too_long 1)". `truncated` is how many
+    characters at the text's end the model was not shown, 0 in files of before there was any.
     """
 
     segment_id: str
@@ -100,11 +101,15 @@ class Candidate:
     sampling: str
     status: CandidateStatus
     detail: str = ""
+    truncated: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Rating:
-    """A model's opinion of a candidate: `score` in [1, 5] and its `distribution` over 1..5."""
+    """A model's opinion of a candidate: `score` in [1, 5] and its `distribution` over 1..5.
+
+    `truncated` is how many characters at the output's end the model was not shown.
+    """
 
     segment_id: str
     iteration: int
@@ -114,6 +119,7 @@ class Rating:
     rationale: str
     status: RatingStatus
     detail: str = ""
+    truncated: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,12 +39,16 @@ _NO_WORK = ("config.json", "running.json", _COMPUTATION)
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """The conservation law of a stage: taken in = passed on + rejects by reason + errors."""
+    """The conservation law of a stage: taken in = passed on + rejects by reason + errors.
+
+    `truncated` are those taken in whose text a model was shown in part; they are among the others.
+    """
 
     records_in: int
     records_out: int
     rejects: Mapping[str, int] = dataclasses.field(default_factory=dict)
     errors: int = 0
+    truncated: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
         reasons = sorted({*self.rejects, *other.rejects})
@@ -53,6 +57,7 @@ class Counts:
             self.records_out + other.records_out,
             {r: self.rejects.get(r, 0) + other.rejects.get(r, 0) for r in reasons},
             self.errors + other.errors,
+            self.truncated + other.truncated,
         )
 
     def check(self, where: str) -> None:
@@ -65,7 +70,8 @@ class Counts:
         rejected = ", ".join(f"{reason} {n}" for reason, n in self.rejects.items() if n)
         text = f"{self.records_in} in = {self.records_out} out"
         text += f" + {sum(self.rejects.values())} rejected" + (f" ({rejected})" if rejected else "")
-        return text + f" + {self.errors} errors"
+        text += f" + {self.errors} errors"
+        return text + (f", {self.truncated} truncated" if self.truncated else "")
 
 
 def fingerprint(value: Any) -> str:

@@ -27,6 +27,7 @@ _MODULES = (
     "humpback_jax.infer.engine",
     "humpback_jax.infer.sampling",
     "humpback_jax.method.leaks",
+    "humpback_jax.method.long_texts",
     "humpback_jax.method.rating",
     "humpback_jax.method.samples",
     "humpback_jax.method.selection",

@@ -7,6 +7,7 @@ from humpback_jax.errors import UsageError
 from humpback_jax.infer.engine import EngineConfig
 from humpback_jax.infer.sampling import SamplingConfig
 from humpback_jax.method.leaks import LeakConfig
+from humpback_jax.method.long_texts import LongTextConfig
 from humpback_jax.method.rating import RatingConfig
 from humpback_jax.method.samples import SamplesConfig
 from humpback_jax.partitioning import MeshConfig
@@ -29,6 +30,7 @@ def augment(context: Context) -> None:
         configuration.build(MeshConfig, "augment"),
         context.recipe.inference_dtype or None,
         samples_config=configuration.build(SamplesConfig),
+        long_text_config=configuration.build(LongTextConfig, "augment"),
     )
 
 
@@ -50,6 +52,7 @@ def curate(context: Context, iteration: int) -> None:
         _beam(context),
         configuration.build(MeshConfig, "curate"),
         context.recipe.inference_dtype or None,
+        long_text_config=configuration.build(LongTextConfig, "curate"),
     )
 
 

@@ -44,11 +44,12 @@ def evaluate(context: Context) -> None:
         wanted = {q.question_id: q.instruction for q in questions}
         if "prompts" in paths:
             wanted |= answers.read_instructions(paths["prompts"])
-        given = {
+        rows = {
             name: _answers(context, stage, name, wanted, engine_config, sampling)
             for name in recipe.evaluated
             if wanted
         }
+        given = {name: {row["id"]: row["answer"] for row in rows[name]} for name in rows}
         results: dict[str, Any] = {
             "accuracy": _accuracy(questions, given),
             "question_groups": {q.question_id: q.group for q in questions},
@@ -56,8 +57,7 @@ def evaluate(context: Context) -> None:
         if "labels" in paths:
             results |= _curation(context, read_labels(paths["labels"]))
         rundir.write_json(stage.path / RESULTS_NAME, results)
-        count = len(wanted) * len(given)
-        return Outcome(Counts(count, count), rundir.fingerprint([results, given]))
+        return Outcome(_counts(rows), rundir.fingerprint([results, given]))
 
     context.run("evaluate", config, inputs, work)
 
@@ -69,7 +69,7 @@ def _answers(
     wanted: Mapping[str, str],
     engine_config: EngineConfig,
     sampling: SamplingConfig,
-) -> dict[str, str]:
+) -> list[dict[str, Any]]:
     """Returns a model's answer to each instruction, from its file if it is written already."""
     path = stage.path / "answers" / f"{name}.jsonl"
     if not path.exists():
@@ -80,7 +80,15 @@ def _answers(
         engine = Engine(model.config, model.params, engine_config, model.eos_ids, mesh, decode)
         rows = answers.answer(engine, model.tokenizer, context.prompts, wanted, sampling)
         rundir.write_atomic(path, records.to_jsonl(rows))
-    return {row["id"]: row["answer"] for _, row in records.read_jsonl(path)}
+    return [row for _, row in records.read_jsonl(path)]
+
+
+def _counts(given: Mapping[str, Sequence[Mapping[str, Any]]]) -> Counts:
+    """Returns the conservation law of all models' answers."""
+    reasons = [row["finish_reason"] for rows in given.values() for row in rows]
+    too_long = reasons.count("too_long")
+    rejects = {"too_long": too_long} if too_long else {}
+    return Counts(len(reasons), len(reasons) - too_long, rejects)
 
 
 def _accuracy(

@@ -10,6 +10,7 @@ from humpback_jax.data.tokenizer import Tokenizer
 from humpback_jax.errors import UserError
 from humpback_jax.infer.engine import Engine, Request
 from humpback_jax.infer.sampling import SamplingConfig
+from humpback_jax.method import long_texts
 from humpback_jax.prompts import Prompts
 
 
@@ -20,9 +21,10 @@ def answer(
     instructions: Mapping[str, str],
     sampling: SamplingConfig,
 ) -> list[dict[str, Any]]:
-    """Returns {id, instruction, answer, finish_reason} for each instruction, in their order.
+    """Returns {id, instruction, answer, finish_reason, detail} of each instruction, in their order.
 
-    An instruction that fits no bucket of the engine has an empty answer and says "too_long".
+    An instruction that fits no bucket of the engine has an empty answer and says "too_long", with
+    the length of its prompt as detail: part of an instruction would be another one.
     """
     requests = [
         Request(key, tokenizer.encode_prompt(prompts.render_forward(text, *prompts.tags)))
@@ -35,8 +37,13 @@ def answer(
             "instruction": instructions[result.request_id],
             "answer": result.text(tokenizer.decode),
             "finish_reason": result.finish_reason,
+            "detail": (
+                long_texts.too_long(len(request.prompt_ids), engine.longest(new_tokens=1))
+                if result.finish_reason == "too_long"
+                else ""
+            ),
         }
-        for result in results
+        for request, result in zip(requests, results, strict=True)
     ]
 
 

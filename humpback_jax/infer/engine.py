@@ -400,6 +400,16 @@ class Engine:
         """Returns whether `score_choices` would score this prompt."""
         return self._row(0, Request("", prompt_ids), tuple(prefix), None) is not None
 
+    def longest(self, prefix: Sequence[int] = (), new_tokens: int = 0) -> int:
+        """Returns the most tokens of a prompt, which begins with the prefix if there is one.
+
+        Args:
+          prefix: as in `generate`.
+          new_tokens: how many it is to be continued by; `generate` takes prompts with room for one.
+        """
+        most = self.engine_config.buckets[-1] + len(prefix)
+        return min(most, self.config.max_length - new_tokens)
+
     def _program(self, sampling: SamplingConfig) -> steps.Program:
         dtype = self.engine_config.cache_dtype
         return steps.Program(

@@ -15,7 +15,7 @@ from humpback_jax.data.tokenizer import Tokenizer
 from humpback_jax.errors import UsageError, UserError
 from humpback_jax.infer.engine import Engine, Request
 from humpback_jax.infer.sampling import SamplingConfig
-from humpback_jax.method import scores
+from humpback_jax.method import long_texts, scores
 from humpback_jax.prompts import Prompts
 from humpback_jax.records import Candidate, Rating, RatingStatus
 
@@ -131,10 +131,12 @@ def rate(
     *,
     iteration: int,
     model: str,
+    truncate: bool = False,
 ) -> list[Rating]:
     """Returns one rating for each candidate, in their order.
 
-    A candidate whose prompt fits no bucket is rated "too_long", one that cannot be rendered
+    A candidate whose prompt fits no bucket is rated "too_long" (or by the beginning of its output,
+    with `truncate`), one that cannot be rendered
     "error" with the exception as its detail; both have score 0 and no distribution. The rest go on.
 
     Args:
@@ -145,15 +147,19 @@ def rate(
       config: the mode and what the score is.
       iteration: recorded.
       model: the rating model's fingerprint, recorded.
+      truncate: show the model the beginning of an output for which there is no room.
     """
-    return _Rater(engine, RatingPrompts(tokenizer, prompts), tokenizer, config).rate(
-        candidates, iteration, model
-    )
+    texts = RatingPrompts(tokenizer, prompts)
+    rater = _Rater(engine, texts, tokenizer, config, truncate)
+    return rater.rate(candidates, iteration, model)
 
 
 @dataclasses.dataclass
 class _Draft:
-    """A rating in the making; `ids` stand before the digit, `parsed` is a score to be honoured."""
+    """A rating in the making; `ids` stand before the digit, `parsed` is a score to be honoured.
+
+    `candidate` is what the model is shown of it, `truncated` the number of characters it is not.
+    """
 
     candidate: Candidate
     status: RatingStatus = "ok"
@@ -162,6 +168,7 @@ class _Draft:
     rationale: str = ""
     parsed: float | None = None
     probabilities: tuple[float, ...] = ()
+    truncated: int = 0
 
     def fail(self, status: RatingStatus, detail: str) -> None:
         self.status, self.detail = status, detail
@@ -173,6 +180,7 @@ class _Rater:
     texts: RatingPrompts
     tokenizer: Tokenizer
     config: RatingConfig
+    truncate: bool
 
     def rate(self, candidates: Sequence[Candidate], iteration: int, model: str) -> list[Rating]:
         drafts = [_Draft(candidate) for candidate in candidates]
@@ -192,6 +200,29 @@ class _Rater:
 
     def _render(self, draft: _Draft) -> None:
         draft.ids = self.texts.grade(draft.candidate)
+        if self.truncate and not self._has_room(draft.ids):
+            self._cut(draft)
+
+    def _cut(self, draft: _Draft) -> None:
+        """Shows the model the beginning of the output, with room for a reason after it."""
+        candidate = draft.candidate
+
+        def shown(output: str) -> Candidate:
+            return dataclasses.replace(candidate, output=output)
+
+        spare = self.config.max_reasoning_tokens if self.config.mode == "reasoning" else 0
+        output = long_texts.beginning(
+            candidate.output, lambda cut: self._has_room(self.texts.grade(shown(cut)), spare)
+        )
+        if output:
+            draft.candidate = shown(output)
+            draft.ids = self.texts.grade(draft.candidate)
+            draft.truncated = len(candidate.output) - len(output)
+
+    def _has_room(self, ids: list[int], spare: int = 0) -> bool:
+        """Returns whether the engine takes a prompt and leaves room for `spare` tokens more."""
+        most = self.engine.longest(self.texts.prefix) - spare
+        return len(ids) <= most and self.engine.fits(ids, self.texts.prefix)
 
     def _reason(self, drafts: list[_Draft], iteration: int) -> None:
         """Lets the model write a reason for each candidate, and puts it before the grade."""
@@ -201,9 +232,10 @@ class _Rater:
             request_id = f"{draft.candidate.segment_id}/rating{iteration}"
             requests.append(Request(request_id, self.texts.reasoning(draft.candidate)))
         results = self.engine.generate(requests, self.config.sampling, self.texts.prefix)
-        for draft, result in zip(drafts, results, strict=True):
+        most = self.engine.longest(self.texts.prefix, new_tokens=1)
+        for draft, request, result in zip(drafts, requests, results, strict=True):
             if result.finish_reason == "too_long":
-                draft.fail("too_long", "no bucket holds its prompt")
+                draft.fail("too_long", long_texts.too_long(len(request.prompt_ids), most))
             else:
                 self._try(draft, self._read_reason, result.token_ids)
 
@@ -229,7 +261,8 @@ class _Rater:
             drafts, found.probabilities, found.too_long, strict=True
         ):
             if too_long:
-                draft.fail("too_long", f"no bucket holds its prompt of {len(draft.ids)} tokens")
+                most = self.engine.longest(self.texts.prefix)
+                draft.fail("too_long", long_texts.too_long(len(draft.ids), most))
             elif not np.isfinite(probabilities).all():
                 draft.fail("error", "the model gave no finite probabilities")
             else:
@@ -250,6 +283,7 @@ class _Rater:
             rationale=draft.rationale,
             status=draft.status,
             detail=draft.detail,
+            truncated=draft.truncated,
         )
 
 

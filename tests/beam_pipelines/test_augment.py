@@ -13,6 +13,7 @@ from humpback_jax.infer.engine import EngineConfig, Result
 from humpback_jax.infer.sampling import SamplingConfig
 from humpback_jax.method import leaks
 from humpback_jax.method.leaks import LeakConfig
+from humpback_jax.method.long_texts import LongTextConfig
 from humpback_jax.method.samples import SamplesConfig
 from humpback_jax.partitioning import MeshConfig
 from humpback_jax.prompts import Prompts
@@ -289,6 +290,57 @@ def test_an_instruction_in_another_language_than_its_segments_is_rejected(
     output = worker.process(Shard(0, rows))
     assert [c.status for c in output.rows] == ["wrong_language", "ok", "ok", "ok"]
     assert str(output.counts) == "4 in = 3 out + 1 rejected (wrong_language 1) + 0 errors"
+
+
+def test_a_prompt_that_is_too_long_says_its_length_and_the_limit(worker, run_dir):
+    long = segments(run_dir)[2]
+    (candidate,) = worker.process(Shard(0, [long])).rows
+    ids = worker._tokenizer.encode_prompt(PROMPTS.render_backward(long.text))
+    message = f"its prompt of {len(ids)} tokens is longer than the 128 there is room for"
+    assert (candidate.status, candidate.detail) == ("too_long", message)
+
+
+@pytest.mark.parametrize("beam", [None, BeamConfig()])
+def test_on_request_an_instruction_is_drawn_for_the_beginning(
+    run_dir, model_folder, beam, monkeypatch
+):
+    shown, encode = {}, SentencePieceTokenizer.encode_prompt
+
+    def listen(self, prompt):
+        shown[prompt] = encode(self, prompt)
+        return shown[prompt]
+
+    monkeypatch.setattr(SentencePieceTokenizer, "encode_prompt", listen)
+    engine = (PROMPTS, ENGINE, SAMPLING, LeakConfig(), beam)
+    truncate = LongTextConfig(truncate=True)
+    counts = run_augment(run_dir, model_folder, *engine, long_text_config=truncate)
+    assert counts.truncated == 3
+    assert str(counts).endswith(", 3 truncated")
+    found = list(StageDir(run_dir, "augment").read(Candidate))
+    rejects = {r.record_id: r for r in StageDir(run_dir, "augment").read_rejects()}
+    for segment, candidate in zip(segments(run_dir), found, strict=True):
+        assert candidate.output == segment.text  # the record keeps it whole
+        assert (candidate.truncated > 0) == (segment.text == "word " * 300)
+        text = segment.text[: len(segment.text) - candidate.truncated]
+        assert len(shown[PROMPTS.render_backward(text)]) <= 128
+        if candidate.truncated:
+            assert len(text) > 100
+            assert text.endswith("word")
+            assert "there is room for" not in candidate.detail
+            if candidate.status != "ok":
+                cut = f"its text was truncated by {candidate.truncated} characters"
+                assert rejects[candidate.segment_id].detail.endswith(cut)
+    with pytest.raises(UserError, match=r"another configuration.*long_texts.truncate"):
+        run(run_dir, model_folder)
+
+
+def test_what_is_cut_leaves_room_for_the_instruction(model_folder, run_dir):
+    """The model's longest sequence is 256 tokens: of a bucket of 250, it would leave 6."""
+    source = ModelSource(str(model_folder), dataclasses.replace(ENGINE, buckets=(250,)))
+    task = AugmentTask(source, PROMPTS, SAMPLING, LeakConfig(), SamplesConfig(), truncate=True)
+    ids, truncated = task.load()._prompt(segments(run_dir)[2])
+    assert truncated
+    assert 256 - 12 - 4 <= len(ids) <= 256 - 12
 
 
 def test_an_instruction_ends_before_its_stop_string(worker, run_dir, monkeypatch):

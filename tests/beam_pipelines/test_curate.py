@@ -3,6 +3,7 @@ import pytest
 from beam_pipelines.curate import run_curate
 from beam_pipelines.execution import BeamConfig
 from humpback_jax.infer.engine import EngineConfig
+from humpback_jax.method.long_texts import LongTextConfig
 from humpback_jax.method.rating import RatingConfig
 from humpback_jax.prompts import Prompts
 from humpback_jax.records import Rating
@@ -40,3 +41,17 @@ def test_iterations_are_stages_of_their_own(rated_run_dir, model_folder):
     first, second = (list(StageDir(rated_run_dir, f"curate{i}").read(Rating)) for i in (1, 2))
     assert [r.score for r in first] == [r.score for r in second]
     assert {r.iteration for r in second} == {2}
+
+
+@pytest.mark.parametrize(
+    "config", [RatingConfig(), RatingConfig(mode="reasoning", max_reasoning_tokens=8)]
+)
+def test_on_request_the_beginning_of_a_long_output_is_rated(rated_run_dir, model_folder, config):
+    truncate = LongTextConfig(truncate=True)
+    stage = (rated_run_dir, 1, model_folder, PROMPTS, ENGINE, config, BeamConfig())
+    counts = run_curate(*stage, long_text_config=truncate)
+    assert str(counts) == "9 in = 9 out + 0 rejected + 0 errors, 3 truncated"
+    for rating in StageDir(rated_run_dir, "curate1").read(Rating):
+        assert (rating.truncated > 0) == rating.segment_id.endswith("2")
+        assert 1 <= rating.score <= 5
+        assert "without the reason" not in rating.detail

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pickle
 import shutil
@@ -151,11 +152,12 @@ def test_a_worker_may_use_several_devices(model_folder):
 def test_records_are_counted_by_their_status():
     statuses = ["ok", "too_long", "error", "ok", "too_long"]
     rows = [Rating(str(i), 1, "m", 0.0, (), "", s, f"d{i}") for i, s in enumerate(statuses)]
+    rows[3:] = [dataclasses.replace(row, truncated=9) for row in rows[3:]]
     output = output_of(7, rows, [f"src{i}" for i in range(5)])
-    assert str(output.counts) == "5 in = 2 out + 2 rejected (too_long 2) + 1 errors"
+    assert str(output.counts) == "5 in = 2 out + 2 rejected (too_long 2) + 1 errors, 2 truncated"
     assert [(r.record_id, r.source, r.reason, r.detail) for r in output.rejects] == [
         ("1", "src1", "too_long", "d1"),
         ("2", "src2", "error", "d2"),
-        ("4", "src4", "too_long", "d4"),
+        ("4", "src4", "too_long", "d4; its text was truncated by 9 characters"),
     ]
     output.counts.check("test")

@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import json
 
 import pyarrow as pa
@@ -63,6 +64,14 @@ def test_equal_records_give_equal_bytes():
     whole = records.to_parquet(Segment, rows)
     assert records.to_parquet(Segment, iter(rows)) == whole
     assert records.to_parquet(Segment, rows[::-1]) != whole
+
+
+@pytest.mark.parametrize("record", [r for r in RECORDS if hasattr(r, "truncated")])
+def test_a_file_of_before_there_was_truncation_is_read(record, tmp_path):
+    path = tmp_path / "old.parquet"
+    table = pq.read_table(io.BytesIO(records.to_parquet(type(record), [record])))
+    pq.write_table(table.drop_columns(["truncated"]), path)
+    assert records.read_parquet(type(record), path) == [record]
 
 
 def test_the_golden_schema_of_a_segment():

@@ -61,6 +61,7 @@ def _fill_the_disk(monkeypatch, path):
 def test_counts_add_by_reason():
     total = Counts(5, 2, {"a": 3}) + Counts(4, 1, {"b": 1, "a": 1}, errors=1)
     assert total == Counts(9, 3, {"a": 4, "b": 1}, 1)
+    assert Counts(2, 2, truncated=1) + Counts(3, 3, truncated=2) == Counts(5, 5, truncated=3)
     total.check("here")
 
 
@@ -83,6 +84,7 @@ def test_counts_in_words():
     counts = Counts(9, 3, {"a": 4, "b": 1, "c": 0}, 1)
     assert str(counts) == "9 in = 3 out + 5 rejected (a 4, b 1) + 1 errors"
     assert str(Counts(2, 2)) == "2 in = 2 out + 0 rejected + 0 errors"
+    assert str(Counts(2, 2, truncated=1)).endswith("+ 0 errors, 1 truncated")
 
 
 # Fingerprints.

@@ -26,16 +26,19 @@ def candidate(segment_id: str, output: str = "Yes.") -> Candidate:
 
 @dataclasses.dataclass
 class FakeEngine:
-    """Answers with one reason and one distribution; prompts over `longest` tokens are too long."""
+    """Answers with one reason and one distribution; too long is more than `longest_prompt`."""
 
     tokenizer: Tokenizer
     reason: str = "Fine."
-    longest: int = 10_000
+    longest_prompt: int = 10_000
     asked: list = dataclasses.field(default_factory=list)
     prompts: list = dataclasses.field(default_factory=list)
 
+    def longest(self, prefix, new_tokens=0):
+        return self.longest_prompt
+
     def fits(self, prompt_ids, prefix):
-        return len(prompt_ids) <= self.longest
+        return len(prompt_ids) <= self.longest_prompt
 
     def generate(self, requests, sampling, prefix):
         self.asked += requests
@@ -56,10 +59,9 @@ class FakeEngine:
         return ChoiceScores(np.log(rows + 1e-9), rows, too_long)
 
 
-def rate(engine, candidates, config):
-    return rating.rate(
-        engine, engine.tokenizer, PROMPTS, candidates, config, iteration=2, model="m1"
-    )
+def rate(engine, candidates, config, **more):
+    texts = (engine.tokenizer, PROMPTS)
+    return rating.rate(engine, *texts, candidates, config, iteration=2, model="m1", **more)
 
 
 def test_digit_mode_reads_the_grade_after_the_prompt_and_the_forced_words(tokenizer):
@@ -117,16 +119,45 @@ def test_whatever_the_reason_says_there_is_a_score(tokenizer, reason):
 def test_too_long_prompts_are_too_long_and_the_rest_goes_on(tokenizer, config):
     long = candidate("long", "word " * 500)
     short_tokens = len(RatingPrompts(tokenizer, PROMPTS).grade(candidate("a")))
-    engine = FakeEngine(tokenizer, longest=short_tokens + 100)
+    engine = FakeEngine(tokenizer, longest_prompt=short_tokens + 100)
     found = rate(engine, [long, candidate("a")], config)
     assert [(r.segment_id, r.status) for r in found] == [("long", "too_long"), ("a", "ok")]
     assert (found[0].score, found[0].distribution) == (0.0, ())
-    assert "no bucket" in found[0].detail
+    tokens = len(RatingPrompts(tokenizer, PROMPTS).grade(long))
+    tokens -= config.mode == "reasoning" and len(tokenizer.encode_continuation(PROMPTS.score))
+    assert f"prompt of {tokens} tokens is longer than the {short_tokens + 100}" in found[0].detail
+
+
+@pytest.mark.parametrize("config", [DIGIT, REASONING])
+def test_on_request_the_beginning_of_a_long_output_is_rated(tokenizer, config):
+    long = candidate("long", "word " * 300 + "end")
+    texts = RatingPrompts(tokenizer, PROMPTS)
+    engine = FakeEngine(tokenizer, longest_prompt=len(texts.grade(candidate("a"))) + 200)
+    found = rate(engine, [long, candidate("a")], config, truncate=True)
+    assert [(r.status, r.score) for r in found] == [("ok", pytest.approx(4.5))] * 2
+    asked = engine.prompts[0]
+    assert found[1] == rate(engine, [candidate("a")], config)[0]
+    shown = long.output[: len(long.output) - found[0].truncated]
+    assert len(shown) > 20
+    assert shown.endswith("word")
+    rendered = PROMPTS.render_rating(long.instruction, shown)
+    reason = "Fine." if config is REASONING else ""
+    assert asked == rendered + reason + PROMPTS.score  # the template is whole
+    longer = dataclasses.replace(long, output=shown + " word" * 4)
+    spare = config.max_reasoning_tokens if config is REASONING else 0
+    assert len(texts.grade(longer)) > engine.longest_prompt - spare
+    assert not found[0].detail  # there was room for the reason, too
+
+
+def test_what_has_no_room_without_its_output_is_too_long_even_if_truncated(tokenizer):
+    engine = FakeEngine(tokenizer, longest_prompt=20)
+    (found,) = rate(engine, [candidate("a")], DIGIT, truncate=True)
+    assert (found.status, found.truncated) == ("too_long", 0)
 
 
 def test_a_reason_that_fits_no_bucket_is_left_out(tokenizer):
     longest = len(RatingPrompts(tokenizer, PROMPTS).grade(candidate("a"))) + 20
-    engine = FakeEngine(tokenizer, reason="so " * 200, longest=longest)
+    engine = FakeEngine(tokenizer, reason="so " * 200, longest_prompt=longest)
     (found,) = rate(engine, [candidate("a")], REASONING)
     assert found.status == "ok"
     assert "without the reason" in found.detail
