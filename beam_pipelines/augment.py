@@ -105,6 +105,9 @@ class AugmentTask(ModelTask):
 class AugmentWorker(ModelWorker[AugmentTask]):
     """Writes instructions for the segments of a shard."""
 
+    def _warm_up(self) -> None:
+        self._engine.warm_up(self._task.sampling)
+
     def process(self, shard: Shard) -> ShardOutput:
         segments: Sequence[Segment] = shard.rows
         candidates: list[Candidate | None] = [None] * len(segments)

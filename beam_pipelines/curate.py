@@ -94,6 +94,10 @@ class CurateTask(ModelTask):
 class CurateWorker(ModelWorker[CurateTask]):
     """Rates the candidates of a shard."""
 
+    def _warm_up(self) -> None:
+        task = self._task
+        rating.warm_up(self._engine, self._tokenizer, task.prompts, task.rating)
+
     def process(self, shard: Shard) -> ShardOutput:
         ratings = rating.rate(
             self._engine,

@@ -5,6 +5,7 @@ recompile it (sizes 1 to 976 were seen). Whatever goes wrong with one record bec
 status, since Beam's own exception handling sends a whole batch to the dead letters.
 """
 
+import abc
 import dataclasses
 import math
 import platform
@@ -90,7 +91,7 @@ class ModelTask:
 T = TypeVar("T", bound=ModelTask)
 
 
-class ModelWorker(Generic[T]):
+class ModelWorker(abc.ABC, Generic[T]):
     """What the workers that run a model share: its task, engine, tokenizer and fingerprint."""
 
     def __init__(self, task: T):
@@ -100,6 +101,12 @@ class ModelWorker(Generic[T]):
         self._engine: Engine = engine
         self._tokenizer: Tokenizer = model.tokenizer
         self._fingerprint: str = model.fingerprint
+        if task.model.engine.warm_up:
+            self._warm_up()
+
+    @abc.abstractmethod
+    def _warm_up(self) -> None:
+        """Compiles all that `process` can need."""
 
     @property
     def spans_processes(self) -> bool:

@@ -78,6 +78,8 @@ def _answers(
         model = bundle.load_model(context.stage(name).path, mesh, dtype)
         decode = model.tokenizer.decode
         engine = Engine(model.config, model.params, engine_config, model.eos_ids, mesh, decode)
+        if engine_config.warm_up:
+            engine.warm_up(sampling)
         rows = answers.answer(engine, model.tokenizer, context.prompts, wanted, sampling)
         rundir.write_atomic(path, records.to_jsonl(rows))
     return [row for _, row in records.read_jsonl(path)]

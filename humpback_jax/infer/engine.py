@@ -44,6 +44,8 @@ class EngineConfig:
         buckets fits into memory; 0 for no limit. The longest prompt is always read.
       steps_per_sync: tokens that slots may generate before the host hears of them.
       cache_dtype: of the keys and values that are kept; by default that of the computation.
+      warm_up: stages compile the programs of all buckets before their first shard, those that no
+        prompt needs among them.
     """
 
     slots: int
@@ -51,6 +53,7 @@ class EngineConfig:
     max_batch_tokens: int = 0
     steps_per_sync: int = 32
     cache_dtype: str | None = None
+    warm_up: bool = True
 
     def __post_init__(self):
         object.__setattr__(self, "buckets", tuple(self.buckets))  # gin binds lists as well
@@ -362,10 +365,20 @@ class Engine:
     def warm_up(self, sampling: SamplingConfig, prefix: Sequence[int] = ()) -> None:
         """Compiles all that `generate` can need for this sampling, with and without the prefix."""
         program = self._program(sampling)
+        for bucket, shared in self._kinds(prefix):
+            with self._rules():
+                Slots(program, self._params, shared, self.engine_config, bucket).warm_up()
+
+    def warm_up_scores(self, choices: Sequence[int], prefix: Sequence[int] = ()) -> None:
+        """Compiles all that `score_choices` can need for so many choices, likewise."""
+        for bucket, shared in self._kinds(prefix):
+            self._score([], bucket, shared, choices)
+
+    def _kinds(self, prefix: Sequence[int]) -> Iterator[tuple[int, SharedPrefix | None]]:
+        """Yields (bucket, what its requests share) for all groups that requests may fall into."""
         for shared in (None, self._shared_prefix(tuple(prefix))) if prefix else (None,):
             for bucket in self.engine_config.buckets:
-                with self._rules():
-                    Slots(program, self._params, shared, self.engine_config, bucket).warm_up()
+                yield bucket, shared
 
     def score_choices(
         self, requests: Sequence[Request], choices: Sequence[int], prefix: Sequence[int] = ()
@@ -379,22 +392,29 @@ class Engine:
         """
         log_probs = np.full((len(requests), len(choices)), np.nan, np.float32)
         too_long = np.ones(len(requests), bool)
-        program = steps.Program(self.config, self.mesh, form=self._weights.form)
-        ids = np.asarray(choices, np.int32)
         for bucket, group, shared in self._groups(requests, tuple(prefix), None):
-            shape = self.engine_config.scored(bucket, self._split)
             while group:
-                places = packing.place([len(row.tokens) for row in group], shape)
-                rows, group = group[: len(places)], group[len(places) :]
-                with self._rules():
-                    inputs = _inputs(rows, places, shape, self.mesh)
-                    scores = steps.score(program, self._params, shared, inputs, ids)
+                scores = self._score(group, bucket, shared, choices)
+                rows, group = group[: len(scores)], group[len(scores) :]
                 indices = [row.index for row in rows]
-                log_probs[indices] = jax.device_get(scores)[places]
+                log_probs[indices] = scores
                 too_long[indices] = False
         weights = np.exp(log_probs - log_probs.max(axis=1, keepdims=True, initial=-np.inf))
         probabilities = weights / weights.sum(axis=1, keepdims=True)
         return ChoiceScores(log_probs, probabilities, too_long)
+
+    def _score(
+        self, rows: list[_Row], bucket: int, shared: SharedPrefix | None, choices: Sequence[int]
+    ) -> np.ndarray:
+        """Returns the choices' log-probabilities after the first rows, as many as fit a batch."""
+        program = steps.Program(self.config, self.mesh, form=self._weights.form)
+        shape = self.engine_config.scored(bucket, self._split)
+        places = packing.place((len(row.tokens) for row in rows), shape)
+        with self._rules():
+            inputs = _inputs(rows[: len(places)], places, shape, self.mesh)
+            ids = np.asarray(choices, np.int32)
+            scores = steps.score(program, self._params, shared, inputs, ids)
+        return jax.device_get(scores)[places]
 
     def fits(self, prompt_ids: Sequence[int], prefix: Sequence[int] = ()) -> bool:
         """Returns whether `score_choices` would score this prompt."""

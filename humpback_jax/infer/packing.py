@@ -1,7 +1,7 @@
 """Prompts packed into the static shape in which they are read together."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class BatchShape:
         return self.groups * self.rows
 
 
-def place(lengths: Sequence[int], shape: BatchShape) -> list[int]:
+def place(lengths: Iterable[int], shape: BatchShape) -> list[int]:
     """Returns a row in the batch for each of the first prompts, as many as fit in this order.
 
     Row g * R + r is the r-th of group g. The next prompt goes where most tokens are free.

@@ -154,6 +154,14 @@ def rate(
     return rater.rate(candidates, iteration, model)
 
 
+def warm_up(engine: Engine, tokenizer: Tokenizer, prompts: Prompts, config: RatingConfig) -> None:
+    """Compiles all that `rate` can need."""
+    texts = RatingPrompts(tokenizer, prompts)
+    if config.mode == "reasoning":
+        engine.warm_up(config.sampling, texts.prefix)
+    engine.warm_up_scores(texts.digits, texts.prefix)
+
+
 @dataclasses.dataclass
 class _Draft:
     """A rating in the making; `ids` stand before the digit, `parsed` is a score to be honoured.

@@ -274,9 +274,10 @@ def test_nothing_is_compiled_after_warming_up(caplog):
     requests = [*prompts(11, 6), Request("prefixed", [*prefix, 4, 5])]
     warm = engine(**long)
     warm.warm_up(sampling, prefix)
-    assert warm.score_choices(requests, [1, 2], prefix).log_probs.shape == (12, 2)
+    warm.warm_up_scores([5, 6], prefix)
     with jax.log_compiles(), caplog.at_level("WARNING"):
         warm.generate(requests, dataclasses.replace(sampling, seed=99), prefix)
+        warm.score_choices(requests, [1, 2], prefix)
         warm.score_choices(prompts(23, 6, seed=5), [3, 4])
         assert "Compiling" not in caplog.text
         warm.generate(requests, dataclasses.replace(sampling, top_k=6))
