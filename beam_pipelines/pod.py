@@ -16,22 +16,31 @@ from humpback_jax import distributed
 from humpback_jax.errors import PreemptedError
 from humpback_jax.train.preemption import PreemptionWatch
 
+# Seconds in which the other processes end their shards once one has failed. It waits for them to
+# leave the group, which JAX gives 300.
+_PATIENCE = 240.0
+
 
 def run_shards(job: InferenceStage, todo: Sequence[int], fingerprint: str) -> None:
     """Does the shards of `todo`, the same in every process, and returns once all have.
 
     Raises:
       PreemptedError: SIGTERM came to one of the processes; each has finished its shard.
+      UserError: another process failed; this one has finished its shard, if it has one of its own.
     """
     total = job.source.num_done()
-    with _progress(job, total), PreemptionWatch() as watch:
+    company = distributed.Company(f"stage {job.stage.name}")
+    with _progress(job, total), PreemptionWatch() as watch, company:
         worker = job.load()
         together = worker.spans_processes
+        if not together:
+            company.patience = _PATIENCE
         shares = _shares(todo, 1 if together else distributed.count())
         own = shares[0 if together else distributed.index()]
         # Processes that share out the shards do not wait for each other between two of them, yet
         # each asks as often as the first, which has the most: so they agree on where to end.
         for step in range(len(shares[0])):
+            company.check()
             if watch.reached(step):
                 raise PreemptedError(
                     f"stage {job.stage.name} was told to end, {job.stage.num_done()} of its "
@@ -44,7 +53,7 @@ def run_shards(job: InferenceStage, todo: Sequence[int], fingerprint: str) -> No
                 else:
                     job.write_shard(output, fingerprint)
                 logging.info("stage %s, shard %d: %s", job.stage.name, own[step], output.counts)
-        distributed.wait_for_all(f"stage {job.stage.name}")
+        company.wait_for_all()
 
 
 def _shares(todo: Sequence[int], count: int) -> list[Sequence[int]]:

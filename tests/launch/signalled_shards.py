@@ -1,7 +1,8 @@
 """Runs `humpback` and sends itself SIGTERM: python signalled_shards.py NUMBER SECONDS ARGUMENTS.
 
 The signal comes when this process reads its shard NUMBER (from 1; 0 is never) of a stage of
-inference. Every shard takes SECONDS longer, as processes tell each other of a signal once a second.
+inference; at -NUMBER it fails instead. Every shard takes SECONDS longer, as processes tell each
+other of a signal once a second.
 """
 
 import os
@@ -10,6 +11,7 @@ import sys
 import time
 
 from beam_pipelines.shards import InferenceStage
+from humpback_jax.errors import UserError
 from launch import main
 
 at, seconds, arguments = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
@@ -22,6 +24,8 @@ def signalling_read(self, index):
     time.sleep(seconds)
     if len(read) == at:
         os.kill(os.getpid(), signal.SIGTERM)
+    if len(read) == -at:
+        raise UserError("the disk of this host is broken: mend it")
     return read_shard(self, index)
 
 

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -173,6 +174,30 @@ def test_sigterm_of_one_of_two_processes_ends_both(tiny_recipe, copy, alone):
     codes, said = _run(arguments, processes=2)
     assert codes == [0, 0], said
     assert _outputs(run_dir, "augment") == _outputs(alone, "augment")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("failing", "spanning"), [(0, []), (1, []), (1, SPANNING)])
+def test_the_others_end_soon_after_one_that_fails(tiny_recipe, copy, failing, spanning):
+    """The second waits for the first in a barrier or, with a model on both, in a collective."""
+    run_dir = copy("run")
+    arguments = [*AUGMENT, *_flags(tiny_recipe, run_dir, "--engine=pod", *spanning)]
+    signalled = (-3, 0) if failing == 0 else (0, -3)
+    began = time.monotonic()
+    codes, said = _run(arguments, processes=2, signalled=signalled)
+    assert time.monotonic() - began < 90  # JAX alone waits 100 seconds for a heartbeat
+    assert codes == [1, 1], said
+    reason = "the disk of this host is broken: mend it"
+    ends = [error.strip().splitlines()[-1] for _, error in said]
+    assert ends[failing] == f"humpback: {reason}"
+    with_it = f"humpback: process {failing} of 2 failed, and this one ended with it: {reason}"
+    assert ends[1 - failing] == with_it
+    done = StageDir(run_dir, "augment").num_done()
+    assert 2 <= done < SHARDS
+    if not spanning:
+        codes, said = _run(arguments, processes=2)
+        assert codes == [0, 0], said
+        _outputs(run_dir, "augment")
 
 
 @pytest.mark.slow
