@@ -1,7 +1,9 @@
 """How Beam pipelines are run: the options, and errors that read as they were raised."""
 
 import dataclasses
+import logging
 import re
+import sys
 import threading
 from collections.abc import Callable, Sequence
 
@@ -14,10 +16,20 @@ from humpback_jax import errors
 from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError, UserError
 
+# A worker's UserError comes to the submitter, who says it in one sentence; Beam would log it
+# before, with a traceback.
+for _name in ("apache_beam.runners.common", "apache_beam.runners.worker.sdk_worker"):
+    logging.getLogger(_name).addFilter(lambda record: not _is_of_user_error(record))
+
 _MODES = ("in_memory", "multi_threading", "multi_processing")
 _USER_ERROR = re.compile(r"^(?:humpback_jax\.errors\.)?(UserError|UsageError): (.+)$", re.MULTILINE)
 # Beam adds to the message of an exception the name of the step that raised it.
 _STEP_SUFFIX = re.compile(r" \[while running '[^\n]*?'\]$")
+
+
+def _is_of_user_error(record: logging.LogRecord) -> bool:
+    raised = record.exc_info[1] if record.exc_info else None
+    return isinstance(raised or sys.exception(), UserError)
 
 
 @configurable

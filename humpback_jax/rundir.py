@@ -116,6 +116,14 @@ def shard_name(index: int) -> str:
     return f"part-{index:05d}"
 
 
+def is_stage_config(path: epath.Path) -> bool:
+    """Returns whether a config.json is a stage's, and not that of a Hugging Face folder."""
+    try:
+        return json.loads(path.read_text()).keys() == {"config", "inputs"}
+    except (ValueError, AttributeError):
+        return False
+
+
 def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)

@@ -69,7 +69,8 @@ def read_card(folder: epath.PathLike) -> ModelCard:
     path = epath.Path(folder) / CARD_NAME
     if not path.exists():
         raise UserError(
-            f"{folder} is no model folder (neither {CARD_NAME} nor {huggingface.CONFIG_NAME}): "
+            f"{folder} is no model folder (neither {CARD_NAME} nor {huggingface.CONFIG_NAME} of "
+            "Hugging Face's): "
             "give a stage folder whose training is done, or a Hugging Face folder"
         )
     try:
@@ -92,7 +93,10 @@ def fingerprint(folder: epath.PathLike) -> str:
 
 
 def _is_theirs(folder: epath.Path) -> bool:
-    return not (folder / CARD_NAME).exists() and (folder / huggingface.CONFIG_NAME).exists()
+    config = folder / huggingface.CONFIG_NAME
+    return (
+        not (folder / CARD_NAME).exists() and config.exists() and not rundir.is_stage_config(config)
+    )
 
 
 def load_model(

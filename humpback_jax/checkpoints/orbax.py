@@ -188,8 +188,10 @@ def _readable(path: epath.Path) -> Iterator[None]:
         raise UserError(f"{path} is damaged, it cannot be read ({reason}); {_REMEDY}") from error
 
 
-def _one_line(error: Exception) -> str:
-    """Returns the beginning of what tensorstore may say on pages."""
+def _one_line(error: BaseException) -> str:
+    """Returns the beginning of what tensorstore may say on pages, without what Orbax made of it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     return " ".join(str(error).split())[:300]
 
 

@@ -196,10 +196,13 @@ class Slots:
         """
         ways = 1 if program.mesh is None else partitioning.batch_ways(program.mesh)
         slots, self._length = config.slots_over(ways), bucket + program.new_tokens
-        memory.check_room(program.config, program.mesh, slots, self._length, program.cache_dtype)
+        self._shape = config.refill(bucket, ways)
+        memory.check_room(
+            program.config, program.mesh, slots, self._shape.all_rows, bucket, self._length,
+            program.cache_dtype,
+        )  # fmt: skip
         self._program, self._params, self._prefix = program, params, prefix
         self._steps, self._find_stop = config.steps_per_sync, find_stop
-        self._shape = config.refill(bucket, ways)
         self._state = steps.free_slots(program, slots, self._length)
         if program.mesh is None:
             # Committed to the parameters' device from the first, or `insert` is compiled twice.

@@ -1,7 +1,11 @@
 """Bad input ends in one sentence with the remedy, and loses nothing that was done."""
 
 import gzip
+import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -140,6 +144,76 @@ def test_a_stage_before_its_inputs_names_the_command(humpback):
     assert code == 1, message
     assert "humpback segment" in message
     assert _is_one_sentence(message)
+
+
+@pytest.fixture(scope="module")
+def augmentable(tiny_recipe, tmp_path_factory):
+    """A run directory whose segments are there, with the base in the backward model's place."""
+    run_dir = tmp_path_factory.mktemp("augmentable") / "run"
+    for stage in ("world", "segment", "base"):
+        assert main([stage, f"--gin_file={tiny_recipe}", f'--gin.RUN_DIR="{run_dir}"']) == 0
+    shutil.copytree(run_dir / "base", run_dir / "Myx")
+    return run_dir
+
+
+def _without_card(myx):
+    (myx / "model.json").unlink()
+
+
+def _without_weights(myx):
+    shutil.rmtree(myx / "checkpoint_0")
+
+
+def _without_a_part(myx):
+    files = (path for path in (myx / "checkpoint_0").rglob("*") if path.is_file())
+    max(files, key=lambda path: path.stat().st_size).unlink()
+
+
+def _of_another_size(myx):
+    card = json.loads((myx / "model.json").read_text())
+    card["config"]["mlp_dim"] = 64
+    (myx / "model.json").write_text(json.dumps(card))
+
+
+@pytest.mark.parametrize("engine", ["beam", "pod"])
+@pytest.mark.parametrize(
+    ("spoil", "flags", "words"),
+    [
+        (_without_card, [], ["Myx is no model folder (neither model.json nor config.json of"]),
+        (_without_weights, [], ["there is no checkpoint", "checkpoint_0: train or import"]),
+        (_without_a_part, [], ["checkpoint_0 is damaged", "DATA_LOSS"]),
+        (_of_another_size, [], ["344, 128]", "64, 128] is wanted", "belongs to another model"]),
+        (
+            lambda myx: None,
+            ["--gin.EngineConfig.slots=100000000", "--gin.EngineConfig.warm_up=True"],
+            ["100000000 slots of", "set EngineConfig.slots to at most"],
+        ),
+    ],
+)
+def test_what_augmenting_lacks(humpback, augmentable, tmp_path, spoil, flags, words, engine):
+    myx = shutil.copytree(augmentable, tmp_path / "run") / "Myx"
+    spoil(myx)
+    code, message = humpback("augment", f"--engine={engine}", *flags)
+    assert code == 1, message
+    assert all(word in message for word in words), message
+    assert _is_one_sentence(message)
+
+
+def test_beam_says_nothing_before_the_one_sentence(tiny_recipe, augmentable, tmp_path):
+    """In a process of its own: pytest takes what Beam would log."""
+    run_dir = shutil.copytree(augmentable, tmp_path / "run")
+    _without_weights(run_dir / "Myx")
+    flags = [f"--gin_file={tiny_recipe}", f'--gin.RUN_DIR="{run_dir}"']
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.main", "augment", *flags],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XLA_FLAGS": ""},
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert _is_one_sentence(done.stderr), done.stderr
 
 
 def test_a_batch_that_was_refused_can_be_bound_anew(humpback):
