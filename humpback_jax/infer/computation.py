@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from humpback_jax import partitioning
 from humpback_jax.infer.engine import EngineConfig
+from humpback_jax.infer.packing import BatchShape
 
 
 def deciding(engine: EngineConfig) -> dict[str, Any]:
@@ -37,6 +38,10 @@ def computation(engine: EngineConfig, mesh: Mesh | None) -> dict[str, Any]:
         "device": device.device_kind,
         "mesh": {axis: 1 if mesh is None else mesh.shape[axis] for axis in split},
         "slots_per_device": engine.slots_over(ways) // ways,
-        "refilled_per_device": [engine.refill(b, ways) // ways for b in engine.buckets],
-        "scored_per_device": [engine.rows(b, ways) // ways for b in engine.buckets],
+        "refilled_per_device": [_per_device(engine.refill(b, ways)) for b in engine.buckets],
+        "scored_per_device": [_per_device(engine.scored(b, ways)) for b in engine.buckets],
     }
+
+
+def _per_device(shape: BatchShape) -> list[int]:
+    return [shape.rows, shape.tokens]
