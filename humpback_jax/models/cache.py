@@ -1,8 +1,9 @@
 """Keys and values that are kept between steps: of each row, and of the prefix all rows share.
 
 Entry s of a row holds the token at position prefix + s. There are two layouts of the same: one
-array for all layers, which a TPU updates in place under a loop over the layers; and arrays for each
-layer, cut into blocks, of which a CPU multiplies those that are in use without copying them first.
+array for all layers, of which a TPU's kernel reads each row's own entries and writes the new one in
+place under a loop over the layers; and arrays for each layer, cut into blocks, of which a CPU
+multiplies those that are in use without copying them first. A head's entries lie together in both.
 """
 
 import flax.struct
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from humpback_jax.models import attention, sharding
+from humpback_jax.models import attention, decode_kernel, sharding
 from humpback_jax.models.config import LlamaConfig
 
 _FIRST_BLOCK = 128
@@ -35,13 +36,10 @@ class SharedPrefix:
 
 @flax.struct.dataclass
 class KVCache:
-    """One array for all layers.
+    """One array for all layers."""
 
-    The layout [L, B, S, K, H] lets a decode step write one position of every row in place.
-    """
-
-    keys: Float[Array, "L B S K H"]
-    values: Float[Array, "L B S K H"]
+    keys: Float[Array, "L B K S H"]
+    values: Float[Array, "L B K S H"]
 
     batch_axis = 1
 
@@ -50,7 +48,7 @@ class KVCache:
         cls, config: LlamaConfig, batch: int, length: int, dtype: str | None = None
     ) -> "KVCache":
         """Returns an empty cache for `batch` rows of up to `length` tokens."""
-        shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
+        shape = (config.num_layers, batch, config.num_kv_heads, length, config.head_dim)
         dtype = dtype or config.dtype
         return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
@@ -61,7 +59,7 @@ class KVCache:
 
     @property
     def length(self) -> int:
-        return self.keys.shape[2]
+        return self.keys.shape[3]
 
     def fill(
         self, layer, keys: Float[Array, "B T K H"], values: Float[Array, "B T K H"]
@@ -69,45 +67,57 @@ class KVCache:
         """Writes a layer's first T entries of all rows."""
 
         def put(whole, new):
-            start = (layer, 0, 0, 0, 0)
-            return jax.lax.dynamic_update_slice(whole, new[None].astype(whole.dtype), start)
+            start, new = (layer, 0, 0, 0, 0), new.swapaxes(1, 2)[None]
+            return jax.lax.dynamic_update_slice(whole, new.astype(whole.dtype), start)
 
         return KVCache(put(self.keys, keys), put(self.values, values))
 
-    def append(
+    def step(
         self,
         layer,
+        query: Float[Array, "B 1 N H"],
+        new: tuple[Float[Array, "B K H"], Float[Array, "B K H"]],
         entries: Int[Array, " B"],
-        keys: Float[Array, "B K H"],
-        values: Float[Array, "B K H"],
-    ) -> "KVCache":
-        """Writes one entry of each row; one beyond the end is not written."""
+        mask: Bool[Array, "B 1 S"],
+        prefix: tuple[Float[Array, "K P H"], Float[Array, "K P H"]] | None,
+    ) -> tuple[Float[Array, "B 1 N H"], "KVCache"]:
+        """Returns (a decode step's attention over the prefix and the cache, the cache).
+
+        Args:
+          layer: which layer's.
+          query: rotated queries.
+          new: a key and a value for each row.
+          entries: where they are written; what lies beyond the end is of a slot not in use.
+          mask: which entries each row may attend to.
+          prefix: keys and values that every row sees.
+        """
+        if decode_kernel.chosen():
+            grouped = query.reshape(*new[0].shape[:2], -1, query.shape[3])
+            out, kept = decode_kernel.decode_attend(
+                grouped, new, (self.keys, self.values), layer, entries, prefix
+            )
+            return out.reshape(query.shape), KVCache(*kept)
         rows = jnp.arange(entries.shape[0])
 
         def put(whole, new):
-            return whole.at[layer, rows, entries].set(new.astype(whole.dtype), mode="drop")
+            return whole.at[layer, rows, :, entries].set(new.astype(whole.dtype), mode="drop")
 
-        return KVCache(put(self.keys, keys), put(self.values, values))
-
-    def attend(
-        self, layer, query: Float[Array, "B 1 N H"], mask: Bool[Array, "B 1 S"], prefix
-    ) -> Float[Array, "B 1 N H"]:
-        """Returns a decode step's attention over the prefix and the cache."""
-        own = self.keys[layer].swapaxes(1, 2), self.values[layer].swapaxes(1, 2)
-        return attention.attend_blocks(query, [own], mask, prefix)
+        cache = KVCache(put(self.keys, new[0]), put(self.values, new[1]))
+        own = cache.keys[layer], cache.values[layer]
+        return attention.attend_blocks(query, [own], mask, prefix), cache
 
     def first_row(self) -> SharedPrefix:
         """Returns the first row as what all rows of another cache share."""
-        return SharedPrefix(self.keys[:, 0].swapaxes(1, 2), self.values[:, 0].swapaxes(1, 2))
+        return SharedPrefix(self.keys[:, 0], self.values[:, 0])
 
     def widened(self, length: int) -> "KVCache":
         """Returns the same with zeros behind it, `length` entries in all."""
-        widths = ((0, 0), (0, 0), (0, length - self.length), (0, 0), (0, 0))
+        widths = ((0, 0), (0, 0), (0, 0), (0, length - self.length), (0, 0))
         return jax.tree.map(lambda x: jnp.pad(x, widths), self)
 
     def constrain(self) -> "KVCache":
         """Shards rows by batch and, where the tensor axis divides them, by KV heads."""
-        axes = ("layers", "batch", "length", "kv_heads", "kv")
+        axes = ("layers", "batch", "kv_heads", "length", "kv")
         return jax.tree.map(lambda x: sharding.constrain(x, axes), self)
 
 
@@ -159,7 +169,22 @@ class BlockCache:
 
         return self._with(layer, put(self.keys[layer], keys), put(self.values[layer], values))
 
-    def append(
+    def step(
+        self,
+        layer: int,
+        query: Float[Array, "B 1 N H"],
+        new: tuple[Float[Array, "B K H"], Float[Array, "B K H"]],
+        entries: Int[Array, " B"],
+        mask: Bool[Array, "B 1 W"],
+        prefix: tuple[Float[Array, "K P H"], Float[Array, "K P H"]] | None,
+    ) -> tuple[Float[Array, "B 1 N H"], "BlockCache"]:
+        """Returns (attention over the prefix and the first W entries, the cache), as KVCache."""
+        cache = self._append(layer, entries, *new)
+        count = self.windows(self.length).index(mask.shape[2]) + 1
+        blocks = list(zip(cache.keys[layer][:count], cache.values[layer][:count], strict=True))
+        return attention.attend_blocks(query, blocks, mask, prefix), cache
+
+    def _append(
         self,
         layer: int,
         entries: Int[Array, " B"],
@@ -178,14 +203,6 @@ class BlockCache:
             return tuple(parts)
 
         return self._with(layer, put(self.keys[layer], keys), put(self.values[layer], values))
-
-    def attend(
-        self, layer: int, query: Float[Array, "B 1 N H"], mask: Bool[Array, "B 1 W"], prefix
-    ) -> Float[Array, "B 1 N H"]:
-        """Returns a decode step's attention over the prefix and the first W entries."""
-        count = self.windows(self.length).index(mask.shape[2]) + 1
-        blocks = list(zip(self.keys[layer][:count], self.values[layer][:count], strict=True))
-        return attention.attend_blocks(query, blocks, mask, prefix)
 
     def first_row(self) -> SharedPrefix:
         """Returns the first row as what all rows of another cache share."""

@@ -72,8 +72,10 @@ class Attention(nn.Module):
             query = sharding.constrain(query, ("batch", "length", "heads", "kv"))
             shared = None if prefix is None else (prefix.keys[layer], prefix.values[layer])
             if cache is not None and "entries" in mask:
-                cache = cache.append(layer, mask["entries"], keys[:, 0], values[:, 0])
-                attended = cache.attend(layer, query, mask["attend"], shared)
+                new = keys[:, 0], values[:, 0]
+                attended, cache = cache.step(
+                    layer, query, new, mask["entries"], mask["attend"], shared
+                )
             else:
                 packing = mask["packing"]
                 attended = attention.attend(query, keys, values, mask["attend"], shared, packing)

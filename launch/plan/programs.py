@@ -152,11 +152,11 @@ def _with_sharding(x: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
 
 
 def _placed_state(x: Any, config: LlamaConfig, mesh: Mesh) -> jax.ShapeDtypeStruct:
-    """Places a leaf of the engine's state as prefill leaves it: the cache [L, B, S, K, H], rows."""
+    """Places a leaf of the engine's state as prefill leaves it: the cache [L, B, K, S, H], rows."""
     spec = partitioning.batch_sharding(mesh).spec
     if x.ndim == 5:
         even = config.num_kv_heads % mesh.shape["tensor"] == 0
-        spec = PartitionSpec(None, spec[0], None, "tensor" if even else None, None)
+        spec = PartitionSpec(None, spec[0], "tensor" if even else None, None, None)
     return _with_sharding(x, NamedSharding(mesh, spec))
 
 

@@ -213,7 +213,7 @@ def test_the_cache_is_laid_out_as_t5x_handles_it(model, params):
     """Layers first, so that T5X, told of scanned layers, expands beams along the second axis."""
     assert model.module.scan_layers
     cache, index = model._compute_kv_cache(params, PROMPTS, PROMPTS != 0)
-    assert cache["cached_key"].shape == cache["cached_value"].shape == (2, 2, 10, 2, 8)
+    assert cache["cached_key"].shape == cache["cached_value"].shape == (2, 2, 2, 10, 8)
     assert cache["cache_index"].tolist() == [index.tolist()] == [[3, 1]]
     beams = {
         "cached_key": jnp.repeat(cache["cached_key"], 3, axis=1),
