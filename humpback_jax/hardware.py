@@ -27,6 +27,7 @@ class Chip:
       devices_per_chip: 2 where JAX shows half a chip as a device; then all of the above are of that
         half.
       cores_per_chip: TensorCores, which the public names of v4 and v5p slices count.
+      matrix_unit: rows and columns of the TPU's matrix unit; 0 where it is not needed.
     """
 
     name: str
@@ -38,16 +39,17 @@ class Chip:
     clock_hz: float = 0.0
     devices_per_chip: int = 1
     cores_per_chip: int = 1
+    matrix_unit: int = 0
 
 
 CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
-        Chip("v4", 275e12, 30.75, 1228e9, 90e9, 3, 1.05e9, cores_per_chip=2),
-        Chip("v5e", 197e12, 15.75, 819e9, 90e9, 2, 1.5e9),
-        Chip("v5p", 459e12, 95.73, 2765e9, 180e9, 3, 1.75e9, cores_per_chip=2),
-        Chip("v6e", 918e12, 31.24, 1638e9, 180e9, 2, 1.75e9),
-        Chip("tpu7x", 1153.5e12, 94.74, 3690e9, 180e9, 3, 2.2e9, 2, 2),
+        Chip("v4", 275e12, 30.75, 1228e9, 90e9, 3, 1.05e9, cores_per_chip=2, matrix_unit=128),
+        Chip("v5e", 197e12, 15.75, 819e9, 90e9, 2, 1.5e9, matrix_unit=128),
+        Chip("v5p", 459e12, 95.73, 2765e9, 180e9, 3, 1.75e9, cores_per_chip=2, matrix_unit=128),
+        Chip("v6e", 918e12, 31.24, 1638e9, 180e9, 2, 1.75e9, matrix_unit=256),
+        Chip("tpu7x", 1153.5e12, 94.74, 3690e9, 180e9, 3, 2.2e9, 2, 2, matrix_unit=256),
         Chip("A100-40GB", 312e12, 40.0, 1555e9, 600e9),
         Chip("A100-80GB", 312e12, 80.0, 2039e9, 600e9),
         Chip("H100", 989e12, 79.6, 3350e9, 900e9),

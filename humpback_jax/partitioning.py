@@ -20,7 +20,8 @@ AXES = ("data", "fsdp", "sequence", "tensor")
 
 # Logical axis -> mesh axes. Parameters are sharded over fsdp along D and over tensor along the
 # axis that a matrix product splits; batches are split over data and fsdp together, and the
-# positions of long rows over sequence.
+# positions of long rows over sequence. In a decode step the few rows are split over data alone and
+# their D over fsdp, as the weights' D is, so that no weight moves.
 RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
     ("batch", ("data", "fsdp")),
     ("vocab", "tensor"),
@@ -33,6 +34,8 @@ RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
     ("layers", None),
     ("length", "sequence"),
     ("activation_embed", None),
+    ("decode_batch", "data"),
+    ("decode_embed", "fsdp"),
 )
 
 

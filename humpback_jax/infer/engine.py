@@ -324,8 +324,9 @@ class Engine:
 
         Args:
           config: of the model.
-          params: its parameters, sharded over the mesh if one is given; engines that are to share
-            them take `weights.prepare(params)`.
+          params: its parameters, sharded over the mesh if one is given; on a TPU the engine lays
+            them out anew and they are its own from then on. Engines that are to share them take
+            `weights.prepare(params)`.
           engine_config: the shapes.
           stop_ids: tokens that end a request.
           mesh: axes (data, fsdp, tensor); None runs on the parameters' one device.

@@ -31,9 +31,9 @@ def check_room(
 ) -> None:
     """Raises UserError if the devices of this process have no room to generate.
 
-    Counted are the cache of all slots and the larger of what comes and goes beside it: prompts that
-    were read, which are padded to a slot's length before they are put into slots, or the logits of
-    all slots with their logarithms. A shared prefix was taken before. What a compiler keeps within
+    Counted are the cache of all slots and the larger of what comes and goes beside it: the keys and
+    values of prompts that were read, until they are put into slots, or the logits of all slots with
+    their logarithms. A shared prefix was taken before. What a compiler keeps within
     the model is not counted.
 
     Args:
@@ -47,7 +47,7 @@ def check_room(
     """
     heads, vocabulary = (config.num_kv_heads, "tensor"), (config.vocab_size, "tensor")
     slot = _per_device(slot_bytes(config, length, dtype), mesh, heads, (length, "sequence"))
-    prompt = _per_device(slot_bytes(config, length + bucket, dtype), mesh, heads)
+    prompt = _per_device(slot_bytes(config, bucket, dtype), mesh, heads)
     drawn = _per_device(2 * 4 * config.vocab_size, mesh, vocabulary)
     ways = 1 if mesh is None else partitioning.batch_ways(mesh)
 

@@ -186,19 +186,22 @@ def insert(
     number, but no NaN.
     """
     TRACES["insert"] += 1
-    wide = rows.cache.widened(state.cache.length)
 
-    def put(i, whole, new, axis):
-        row = jax.lax.dynamic_slice_in_dim(new, sources[i], 1, axis)
-        start = [0] * whole.ndim
-        start[axis] = slots[i]
-        return jax.lax.dynamic_update_slice(whole, row, start)
+    def take(i, tree, axis):
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, sources[i], 1, axis), tree)
+
+    def put(i, tree, row, axis):
+        return jax.tree.map(
+            lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, slots[i], axis), tree, row
+        )
 
     def body(i, state: State) -> State:
         axis = state.cache.batch_axis
-        cache = jax.tree.map(lambda w, n: put(i, w, n, axis), state.cache, wide)
-        rest = dataclasses.replace(state, cache=None), dataclasses.replace(rows, cache=None)
-        rest = jax.tree.map(lambda w, n: put(i, w, n, 0), *rest)
+        # One row at a time is as long as a slot.
+        row = take(i, rows.cache, axis).widened(state.cache.length)
+        cache = put(i, state.cache, row, axis)
+        rest = dataclasses.replace(state, cache=None)
+        rest = put(i, rest, take(i, dataclasses.replace(rows, cache=None), 0), 0)
         return dataclasses.replace(rest, cache=cache)
 
     return _constrain(jax.lax.fori_loop(0, count, body, state))

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from humpback_jax.infer import layout
 from humpback_jax.models.dense import INPUT_AXES, TRAINED, Form
 
 
@@ -20,14 +21,15 @@ class Weights:
 def prepare(params: Any) -> Weights:
     """Returns trained parameters in the best form for the devices they are on.
 
-    On a CPU that is a copy, [outputs, inputs] for each layer; the caller's stay as they are. What
-    is prepared already is returned as it is.
+    On a CPU that is a copy, [outputs, inputs] for each layer; the caller's stay as they are. On a
+    TPU they are laid out anew, and the given arrays are gone. What is prepared already is returned
+    as it is.
     """
     if isinstance(params, Weights):
         return params
     leaf = jax.tree.leaves(params)[0]
     if next(iter(leaf.devices())).platform != "cpu":
-        return Weights(params, TRAINED)
+        return Weights(layout.lay_out(params), TRAINED)
     return Weights(jax.jit(split_layers)(params), Form(per_layer=True))
 
 

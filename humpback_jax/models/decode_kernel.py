@@ -52,10 +52,9 @@ def decode_attend(
     """
     length = cache[0].shape[3]
     scalars = jnp.reshape(layer, (1,)).astype(jnp.int32), jnp.clip(entries, 0, length - 1)
-    scaled = (query.astype(jnp.float32) / math.sqrt(query.shape[-1])).astype(query.dtype)
-    rows = [scaled, *(x.astype(cache[0].dtype)[:, :, None] for x in new)]
+    rows = [query, *(x.astype(cache[0].dtype)[:, :, None] for x in new)]
     if prefix is not None:
-        rows += _attend_prefix(scaled, *prefix)
+        rows += _attend_prefix(query, *prefix)
     run = functools.partial(_run, interpret=sharding.platform() != "tpu")
     if not jax.sharding.get_abstract_mesh().empty:
         by_row = [sharding.spec(x.shape, _QUERY_AXES) for x in rows]
@@ -80,11 +79,16 @@ def _attend_prefix(query, keys, values) -> list[Float[Array, "B K G x"]]:
     Plain products: of one prefix and many rows they fill the matrix unit.
     """
     scores = jnp.einsum("BKGH,KPH->BKGP", query, keys, preferred_element_type=jnp.float32)
+    scores = scores * _scale(query)
     logarithm = jax.nn.logsumexp(scores, axis=-1, keepdims=True)
     weights = jnp.exp(scores - logarithm).astype(values.dtype)
     # The values come first: the other way round a CPU has no product of 16 bits.
     result = jnp.einsum("KPH,BKGP->BKGH", values, weights, preferred_element_type=jnp.float32)
     return [logarithm, result]
+
+
+def _scale(query: Float[Array, "... H"]) -> float:
+    return 1 / math.sqrt(query.shape[-1])
 
 
 def block_length(kv_heads: int, length: int, head_dim: int, itemsize: int) -> int:
@@ -140,10 +144,14 @@ def _run(scalars, rows, cache, *, interpret: bool):
 def cost(
     batch: int, kv_heads: int, groups: int, length: int, head_dim: int, itemsize: int
 ) -> pl.CostEstimate:
-    """Returns the work of one device if every row is as long as the cache."""
+    """Returns the work of one device if every row is as long as the cache.
+
+    The FLOPs are those that the matrix unit is kept busy for: each product passes the keys or the
+    values through all of its columns, however few heads share them.
+    """
     entries = batch * kv_heads * length
     return pl.CostEstimate(
-        flops=4 * entries * groups * head_dim,
+        flops=2 * 2 * entries * head_dim * max(groups, _LANES),
         bytes_accessed=2 * entries * head_dim * itemsize,
         transcendentals=entries * groups,
     )
@@ -187,7 +195,7 @@ def _begin(query, new_key, new_value, before, state):
     """Begins with the new entry, which every row sees, and with what was attended to before."""
     largest, total, weighted = state
     wide = query.astype(jnp.float32)
-    score = jnp.sum(wide * new_key.astype(jnp.float32), axis=-1, keepdims=True)
+    score = jnp.sum(wide * new_key.astype(jnp.float32), axis=-1, keepdims=True) * _scale(query)
     value = jnp.broadcast_to(new_value.astype(jnp.float32), wide.shape)
     if not before:
         largest[...], total[...], weighted[...] = score, jnp.ones_like(score), value
@@ -207,6 +215,7 @@ def _attend(query, keys, values, state, valid=None):
     scores = jnp.einsum(
         "kgh,ksh->kgs", query, keys, precision=precision, preferred_element_type=jnp.float32
     )
+    scores = scores * _scale(query)
     if valid is not None:
         # What was never written may be anything, and nothing times NaN is NaN.
         values = jnp.where(jax.lax.broadcasted_iota(jnp.int32, values.shape, 1) < valid, values, 0)

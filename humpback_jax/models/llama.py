@@ -28,6 +28,8 @@ from humpback_jax.models.config import LlamaConfig
 from humpback_jax.models.dense import TRAINED, Form, dense, outputs_first, weight
 
 ACTIVATION = ("batch", "length", "activation_embed")
+# A decode step's rows are few: over devices that share a weight by D, they move, not the weight.
+DECODED = ("decode_batch", "length", "decode_embed")
 LAYER_INPUT = "layer_input"
 _FEW_LAYERS = 16
 
@@ -70,6 +72,9 @@ class Attention(nn.Module):
             attended = kernels.self_attend(c.attention, query, keys, values, mask["segment_ids"])
         else:
             query = sharding.constrain(query, ("batch", "length", "heads", "kv"))
+            keys, values = (
+                sharding.constrain(x, ("batch", None, "kv_heads", "kv")) for x in (keys, values)
+            )
             shared = None if prefix is None else (prefix.keys[layer], prefix.values[layer])
             if cache is not None and "entries" in mask:
                 new = keys[:, 0], values[:, 0]
@@ -84,6 +89,7 @@ class Attention(nn.Module):
                         (keys, values) if packing is None else map(packing.to_rows, (keys, values))
                     )
                     cache = cache.fill(layer, *own)
+            attended = sharding.constrain(attended, (_axes(mask)[0], "length", "heads", "kv"))
         return dense(self, "out", attended, (c.embed_dim,), ("heads", "kv", "embed")), cache
 
     def _project(self, x, name: str, heads: int, axis: str):
@@ -100,12 +106,18 @@ class Mlp(nn.Module):
 
     config: LlamaConfig
     form: Form
+    axes: tuple[str, str, str] = ACTIVATION
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         wide = (self.config.mlp_dim,), ("embed", "mlp")
-        hidden = nn.silu(dense(self, "gate", x, *wide)) * dense(self, "up", x, *wide)
-        hidden = sharding.constrain(hidden, ("batch", "length", "mlp"))
+        gated, wider = dense(self, "gate", x, *wide), dense(self, "up", x, *wide)
+        if self.axes == DECODED:
+            # Over fsdp, each device adds up and finishes the rows of its own.
+            gated, wider = (
+                sharding.constrain(y, ("batch", "length", "mlp")) for y in (gated, wider)
+            )
+        hidden = sharding.constrain(nn.silu(gated) * wider, (self.axes[0], "length", "mlp"))
         return dense(self, "down", hidden, (self.config.embed_dim,), ("mlp", "embed"))
 
 
@@ -119,7 +131,8 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, carry, layer, cos_sin, mask, prefix):
         x, cache = carry
-        x = checkpoint_name(sharding.constrain(x, ACTIVATION), LAYER_INPUT)
+        axes = _axes(mask)
+        x = checkpoint_name(sharding.constrain(x, axes), LAYER_INPUT)
         dropout = nn.Dropout(self.config.dropout_rate, deterministic=self.deterministic)
         normed = RMSNorm(self.config, name="attention_norm")(x)
         attended, cache = Attention(self.config, self.form, name="attention")(
@@ -127,8 +140,13 @@ class Layer(nn.Module):
         )
         x = x + dropout(attended)
         normed = RMSNorm(self.config, name="mlp_norm")(x)
-        x = x + dropout(Mlp(self.config, self.form, name="mlp")(normed))
+        x = x + dropout(Mlp(self.config, self.form, axes, name="mlp")(normed))
         return (x, cache), None
+
+
+def _axes(mask: dict[str, Any]) -> tuple[str, str, str]:
+    """Returns how the residual stream lies: a decode step's otherwise than whole sequences."""
+    return DECODED if "entries" in mask else ACTIVATION
 
 
 def _remat_policy(name: str) -> Any:
@@ -214,8 +232,8 @@ class Llama(nn.Module):
         table = weight(self, "embedding", (c.vocab_size, c.embed_dim), ("vocab", "embed"))
         x = table[tokens]
         x = nn.Dropout(c.dropout_rate, deterministic=deterministic)(x)
-        x = sharding.constrain(x, ACTIVATION)
         mask = _masks(positions, segment_ids, cache, prefix, window, packing)
+        x = sharding.constrain(x, _axes(mask))
         x, cache = self._layers(x, cache, rope.angles(positions, c), mask, prefix, deterministic)
         x = RMSNorm(c, name="norm")(x)
         if select is not None:

@@ -6,6 +6,7 @@ programs    the training step, prefill and decode, lowered from shapes alone
 worker      the child process that compiles one program and measures what came out
 hlo         reading the compiler's text: loops, cycles, collectives
 roofline    seconds, MFU, chip-hours and money from those
+slots       how many of the engine's slots fit
 table       how it is printed
 flags       of `humpback plan`
 report      the verdict on each program, and JSON

@@ -25,6 +25,7 @@ _LIMIT = re.compile(r"\b[su]\d+\[\]\S* constant\((\d+)\)")
 _MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}")
 _IOTA_GROUPS = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _LISTED_GROUPS = re.compile(r"replica_groups=\{\{([\d,]*)\}")
+_STATED = re.compile(r'"cost_estimate":\{"flops":"(\d+)",.*?"bytes_accessed":"(\d+)"')
 _PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{}]*\})\}")
 
 
@@ -78,10 +79,14 @@ class Kernels:
     Attributes:
       flops: that one device does in splash attention, with the blocks on the diagonal whole.
       unknown: how often a kernel runs whose work is not known here; it is left out.
+      stated_bytes: that the other kernels say they move to and from memory.
+      stated_flops: for which they say they keep the matrix unit busy.
     """
 
     flops: float
     unknown: int
+    stated_bytes: float = 0.0
+    stated_flops: float = 0.0
 
 
 class Module:
@@ -183,14 +188,19 @@ def kernels(module: Module, start: str = "") -> Kernels:
 
     Splash attention has two matrix products forward, three backward for the queries' gradients and
     four for those of keys and values, over the blocks that causality leaves: with queries and keys
-    of the same length (n + 1) / 2n of n x n blocks.
+    of the same length (n + 1) / 2n of n x n blocks. Other kernels say what they do in their cost
+    estimate, as ours of decode steps does.
     """
-    flops, unknown = 0.0, 0
+    flops, unknown, stated_bytes, stated_flops = 0.0, 0, 0.0, 0.0
     products = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
     for _, instruction, times in module.walk(start):
         if 'custom_call_target="tpu_custom_call"' not in instruction.rest:
             continue
         count = next((n for name, n in products.items() if name in instruction.name), 0)
+        if not count and (stated := _STATED.search(instruction.rest)):
+            stated_flops += times * int(stated[1])
+            stated_bytes += times * int(stated[2])
+            continue
         layouts = re.search(r"operand_layout_constraints=\{(.*?\})\}", instruction.rest)
         arrays = [dims for _, dims in _arrays(layouts[1] if layouts else "") if len(dims) >= 3]
         arrays = [dims for dims in arrays if len(dims) == max(map(len, arrays))]
@@ -202,7 +212,7 @@ def kernels(module: Module, start: str = "") -> Kernels:
         share = (blocks + 1) / (2 * blocks)
         whole = 2.0 * math.prod(query) * keys[-2]
         flops += times * count * whole * share
-    return Kernels(flops, unknown)
+    return Kernels(flops, unknown, stated_bytes, stated_flops)
 
 
 def collectives(module: Module, start: str = "") -> list[Collective]:

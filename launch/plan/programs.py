@@ -11,7 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from humpback_jax import partitioning
 from humpback_jax.errors import UsageError
-from humpback_jax.infer import packing, steps
+from humpback_jax.infer import layout, packing, steps
+from humpback_jax.infer.packing import BatchShape
 from humpback_jax.models import flops
 from humpback_jax.models.config import LlamaConfig
 from humpback_jax.models.init import abstract_params, boxed_params
@@ -35,6 +36,10 @@ class Lowered:
       tokens: that one run of it reads, or generates.
       flops: of its mathematics, over all devices (humpback_jax.models.flops).
       resident_bytes: weights and cache that a device reads at least once.
+      slot_bytes: of the keys and values of one of the engine's slots: (on each device that holds
+        some of them, on all together).
+      held_bytes: on each device, of what the engine holds besides: the slots, while it reads
+        prompts.
     """
 
     lowered: Any
@@ -44,6 +49,8 @@ class Lowered:
     tokens: int
     flops: float
     resident_bytes: int = 0
+    slot_bytes: tuple[int, int] = (0, 0)
+    held_bytes: int = 0
 
 
 def lower(name: str, settings: Settings) -> Lowered:
@@ -92,39 +99,40 @@ def _mesh(mesh_config: MeshConfig, topology: Topology, config: LlamaConfig) -> M
 
 
 def lower_prefill(settings: Settings) -> Lowered:
-    """Lowers the reading of one batch of the longest bucket."""
+    """Lowers the reading of as many prompts of the longest bucket as the engine reads together."""
     config, mesh = _inference(settings)
-    program, params, inputs = _inference_arguments(settings, config, mesh)
-    rows, length = inputs.limits.shape[0], settings.engine.buckets[-1]
-    read = inputs.tokens.size
+    program, params = _inference_arguments(settings, config, mesh)
+    ways, bucket = partitioning.batch_ways(mesh), settings.engine.buckets[-1]
+    shape = settings.engine.refill(bucket, ways)
+    rows, tokens = shape.all_rows, shape.groups * shape.tokens
     with partitioning.rules(mesh):
-        lowered = steps.prefill.lower(program, params, None, inputs)
-    work = flops.forward_flops(config, read // length, length)
+        lowered = steps.prefill.lower(program, params, None, _inputs(shape, mesh))
+    work = flops.forward_flops(config, tokens // bucket, bucket)
     # One position's logits for each row: the output projection does not see the others.
-    work -= 2.0 * config.vocab_size * config.embed_dim * (read - rows)
+    work -= 2.0 * config.vocab_size * config.embed_dim * (tokens - rows)
+    slots = _bytes_a_device(_slots(settings, program, mesh))
     resident = _bytes_a_device(params)
-    return Lowered(lowered, mesh, rows, length, read, work, resident)
+    return Lowered(lowered, mesh, rows, bucket, tokens, work, resident, held_bytes=slots)
 
 
 def lower_decode(settings: Settings) -> Lowered:
     """Lowers the decode loop over all slots, each as long as it can get; its body is one token."""
     config, mesh = _inference(settings)
-    program, params, _ = _inference_arguments(settings, config, mesh)
-    slots = settings.engine.slots_over(partitioning.batch_ways(mesh))
-    length = settings.engine.buckets[-1] + settings.sampling.max_new_tokens
+    program, params = _inference_arguments(settings, config, mesh)
+    state = _slots(settings, program, mesh)
+    slots, length = state.last.shape[0], state.cache.length
+    whole = partitioning.replicated(mesh)
+    cancelled = jax.ShapeDtypeStruct((slots,), jnp.bool_, sharding=whole)
+    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
     with partitioning.rules(mesh):
-        state = jax.eval_shape(lambda: steps.free_slots(program, slots, length))
-        state = jax.tree.map(lambda x: _placed_state(x, config, mesh), state)
-        cancelled = jax.ShapeDtypeStruct(
-            (slots,), jnp.bool_, sharding=partitioning.replicated(mesh)
-        )
-        count = jax.ShapeDtypeStruct((), jnp.int32, sharding=partitioning.replicated(mesh))
         lowered = steps.decode.lower(
             program, params, None, state, cancelled, count, count, window=length
         )
-    work = flops.decode_flops(config, slots, length)
-    resident = _bytes_a_device(params) + _bytes_a_device(state.cache)
-    return Lowered(lowered, mesh, slots, length, slots, work, resident)
+    work, cache = flops.decode_flops(config, slots, length), _bytes_a_device(state.cache)
+    ways = partitioning.batch_ways(mesh)
+    slot = cache * ways // slots, cache * mesh.size // slots
+    resident = _bytes_a_device(params) + cache
+    return Lowered(lowered, mesh, slots, length, slots, work, resident, slot)
 
 
 def _inference(settings: Settings) -> tuple[LlamaConfig, Mesh]:
@@ -134,20 +142,31 @@ def _inference(settings: Settings) -> tuple[LlamaConfig, Mesh]:
 
 
 def _inference_arguments(settings: Settings, config: LlamaConfig, mesh: Mesh):
-    """Returns (program, abstract parameters, abstract inputs) of the longest bucket."""
+    """Returns (program, abstract parameters)."""
     sampling = dataclasses.replace(settings.sampling, seed=0)  # as the engine does
     cache_dtype = settings.engine.cache_dtype
     program = steps.Program(config, mesh, sampling, (config.vocab_size - 1,), cache_dtype)
     shardings = partitioning.tree_shardings(boxed_params(config), mesh)
-    params = jax.tree.map(_with_sharding, abstract_params(config), shardings)
-    bucket = settings.engine.buckets[-1]
-    shape = settings.engine.refill(bucket, partitioning.batch_ways(mesh))
-    by_row = partitioning.batch_sharding(mesh)
-    inputs = packing.pack((), (), (), (), shape)
-    return program, params, jax.tree.map(lambda x: _with_sharding(x, by_row), inputs)
+    params = jax.tree.map(_with_sharding, abstract_params(config), layout.formats(shardings))
+    return program, params
 
 
-def _with_sharding(x: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+def _inputs(shape: BatchShape, mesh: Mesh) -> steps.Inputs:
+    """Returns abstract prompts that are read together."""
+    by_row, inputs = partitioning.batch_sharding(mesh), packing.pack((), (), (), (), shape)
+    return jax.tree.map(lambda x: _with_sharding(x, by_row), inputs)
+
+
+def _slots(settings: Settings, program: steps.Program, mesh: Mesh) -> steps.State:
+    """Returns the engine's abstract slots for the longest bucket."""
+    slots = settings.engine.slots_over(partitioning.batch_ways(mesh))
+    length = settings.engine.buckets[-1] + settings.sampling.max_new_tokens
+    with partitioning.rules(mesh):
+        state = jax.eval_shape(lambda: steps.free_slots(program, slots, length))
+    return jax.tree.map(lambda x: _placed_state(x, program.config, mesh), state)
+
+
+def _with_sharding(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 

@@ -15,7 +15,7 @@ class ProgramReport:
 
     Attributes:
       facts: what `worker.measure` returned.
-      gib: GiB a chip that it needs.
+      gib: GiB a chip that it needs, with what the engine holds beside it.
       usable_gib: that a chip has.
       fits: at most `roofline.FITS` of them are needed.
       prediction: None where the compiler gave up for want of memory.
@@ -42,8 +42,9 @@ def evaluate(facts: Mapping[str, Any], settings: Settings) -> ProgramReport:
     """Judges what was measured of one program on its topology."""
     usable = settings.topology.chip.hbm_gib
     if "needed_gib" in facts:
-        return ProgramReport(facts, facts["needed_gib"], usable, False, None)
-    gib = facts["peak_gib"]
+        needed = facts["needed_gib"] + facts["held_bytes"] / 2**30
+        return ProgramReport(facts, needed, usable, False, None)
+    gib = facts["peak_gib"] + facts["held_bytes"] / 2**30
     prediction = roofline.predict(facts, settings.topology)
     costs: list[Training] = []
     if facts["program"] == "train":
@@ -65,8 +66,8 @@ def refusal(report: ProgramReport, settings: Settings) -> str:
 def _remedy(report: ProgramReport, settings: Settings) -> str:
     if report.name != "train":
         return (
-            "raise tensor or fsdp of augment/MeshConfig, lower EngineConfig.max_batch_tokens, or "
-            "take more chips"
+            "raise tensor or fsdp of augment/MeshConfig, lower EngineConfig.slots or "
+            "max_batch_tokens, or take more chips"
         )
     train, remedies = settings.planned_train, []
     if train.remat != "full":
@@ -80,7 +81,9 @@ def _remedy(report: ProgramReport, settings: Settings) -> str:
     return ", or ".join(remedies)
 
 
-def as_json(reports: list[ProgramReport], settings: Settings) -> dict[str, Any]:
+def as_json(
+    reports: list[ProgramReport], settings: Settings, slots: Any | None = None
+) -> dict[str, Any]:
     """Returns all figures of a plan; predicted ones stand under "predicted"."""
     topology = settings.topology
     return {
@@ -94,6 +97,7 @@ def as_json(reports: list[ProgramReport], settings: Settings) -> dict[str, Any]:
         },
         "parameters": settings.llama.num_parameters,
         "programs": [_program_json(report) for report in reports],
+        "slots": None if slots is None else dataclasses.asdict(slots),
     }
 
 

@@ -1,9 +1,9 @@
 """Predicted times and costs of a compiled program.
 
-A prediction adds three parts: the compiler's estimated cycles, attention kernels at a share of the
-chip's peak, and the collectives' bytes over the links. Nothing is overlapped, which a TPU does to a
-good part, and nothing waits, which it does as well; such sums have come within 20 % of published
-runs of another LLaMA trainer on TPU.
+A prediction adds three parts: the compiler's estimated cycles, Pallas kernels (splash attention at
+a share of the chip's peak, decode attention at its own roofline), and the collectives' bytes over
+the links. Nothing is overlapped, which a TPU does to a good part, and nothing waits, which it does
+as well; such sums have come within 20 % of published runs of another LLaMA trainer on TPU.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from humpback_jax.hardware import Chip
 from humpback_jax.train.config import TrainConfig
 from launch.plan.topology import Topology
 
@@ -27,6 +28,7 @@ class Prediction:
 
     Attributes:
       compute_seconds: fusions and kernels; of decode, for one token of every row.
+      kernel_seconds: of those, Pallas kernels.
       link_seconds: collectives.
       memory_seconds: reading weights and cache once, which no decode step can beat.
       tokens_per_second: over all chips.
@@ -35,6 +37,7 @@ class Prediction:
     """
 
     compute_seconds: float
+    kernel_seconds: float
     link_seconds: float
     memory_seconds: float
     tokens_per_second: float
@@ -66,14 +69,25 @@ class Training:
 def predict(facts: Mapping[str, Any], topology: Topology) -> Prediction:
     """Returns the prediction for a program that `worker.measure` has compiled."""
     chip, devices = topology.chip, math.prod(facts["mesh"].values())
-    compute = facts["cycles"] / chip.clock_hz
-    compute += facts["kernel_flops"] / (KERNEL_EFFICIENCY * chip.peak_flops_bf16)
+    kernels = facts["kernel_flops"] / (KERNEL_EFFICIENCY * chip.peak_flops_bf16)
+    kernels += _stated_seconds(facts, chip)
+    compute = facts["cycles"] / chip.clock_hz + kernels
     link = sum(link_seconds(c["bytes"], c["extent"], topology) for c in facts["collectives"])
     memory = facts["resident_bytes"] / chip.hbm_bytes_per_second
     seconds = max(compute + link, 1e-9)
     mfu = facts["flops"] / (seconds * devices * chip.peak_flops_bf16)
     once = facts["once_cycles"] / chip.clock_hz
-    return Prediction(compute, link, memory, facts["tokens"] / seconds, once, mfu)
+    return Prediction(compute, kernels, link, memory, facts["tokens"] / seconds, once, mfu)
+
+
+def _stated_seconds(facts: Mapping[str, Any], chip: Chip) -> float:
+    """Returns the least time in which kernels do what they say: memory's or the matrix unit's.
+
+    They count for products of 128 x 128; a larger unit is kept busy as long by one of them as by
+    one of its own size.
+    """
+    busy = facts["stated_flops"] * (chip.matrix_unit / 128) ** 2 / chip.peak_flops_bf16
+    return max(facts["stated_bytes"] / chip.hbm_bytes_per_second, busy)
 
 
 def link_seconds(sent: float, extent: Sequence[int], topology: Topology) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from launch.plan.hlo import KINDS
 from launch.plan.report import ProgramReport
 from launch.plan.settings import Settings
+from launch.plan.slots import Slots
 
 _WHAT = {
     "train": "training step of {model}",
@@ -43,6 +44,18 @@ def program(report: ProgramReport, settings: Settings) -> str:
     return "\n".join(lines)
 
 
+def slots(room: Slots) -> str:
+    """Returns the lines about what a slot takes and how many fit."""
+    taken = (
+        f"one takes {room.gib_a_chip:.3f} GiB on each of {room.chips} chips, "
+        f"{room.gib:.2f} GiB in all"
+    )
+    how = f"compiled; {room.most + room.step} do not" if room.verified else "computed"
+    return "\n".join(
+        ("", "slots", _line("memory", taken), _line("most", f"{room.most} fit ({how})"))
+    )
+
+
 def _line(name: str, text: str) -> str:
     return f"  {name:12}{text}"
 
@@ -76,6 +89,8 @@ def _speed(report: ProgramReport) -> list[tuple[str, str]]:
     assert report.prediction is not None
     p = report.prediction
     parts = f"compute {_seconds(p.compute_seconds)} + links {_seconds(p.link_seconds)}"
+    if p.kernel_seconds:
+        parts = parts.replace(" +", f", of it kernels {_seconds(p.kernel_seconds)}, +")
     speed = f"{p.tokens_per_second:,.0f} tokens/s"
     lines = [("predicted", f"{_seconds(p.seconds)} ({parts})")]
     if report.name == "decode":
@@ -113,7 +128,7 @@ TRAIN_COLUMNS = (
 )  # fmt: skip
 INFERENCE_COLUMNS = (
     "recipe", "slice", "program", "mesh", "rows x tokens", "GiB a chip", "of usable", "step",
-    "HBM bound", "once", "tokens/s",
+    "of it kernel", "HBM bound", "times", "tokens/s", "GiB a slot", "most slots",
 )  # fmt: skip
 
 
@@ -132,17 +147,27 @@ def train_row(recipe: str, report: ProgramReport, settings: Settings) -> list[st
     return [*cells, f"{p.tokens_per_second:,.0f}", f"{p.mfu:.0%}", f"{hours:,.0f}"]
 
 
-def inference_row(recipe: str, report: ProgramReport, settings: Settings) -> list[str]:
-    """Returns a recipe's cells of INFERENCE_COLUMNS."""
+def inference_row(
+    recipe: str, report: ProgramReport, settings: Settings, room: Slots | None = None
+) -> list[str]:
+    """Returns a recipe's cells of INFERENCE_COLUMNS; a slot's are those of the decode step."""
     p, topology = report.prediction, settings.topology
     shape = f"{report.facts['rows']} x {report.facts['length']}"
     name = f"{topology.name} ({topology.shape})"
     cells = [recipe, name, report.name, _mesh(report), shape, *_memory_cells(report)]
     if p is None:
         return cells + ["-"] * (len(INFERENCE_COLUMNS) - len(cells))
-    decode = [_seconds(p.memory_seconds), _seconds(p.once_seconds)]
-    bounds = decode if report.name == "decode" else ["", ""]
-    return [*cells, _seconds(p.seconds), *bounds, f"{p.tokens_per_second:,.0f}"]
+    cells.append(_seconds(p.seconds))
+    if report.name == "decode":
+        cells += [_seconds(p.kernel_seconds), _seconds(p.memory_seconds)]
+        cells.append(f"{p.seconds / p.memory_seconds:.2f}")
+    else:
+        cells += [""] * 3
+    cells.append(f"{p.tokens_per_second:,.0f}")
+    if room is None:
+        return [*cells, "", ""]
+    counted = f"{room.most}" if room.verified else f"about {room.most}"
+    return [*cells, f"{room.gib_a_chip:.3f} x {room.chips}", counted]
 
 
 def _memory_cells(report: ProgramReport) -> list[str]:

@@ -32,6 +32,7 @@ class Topology:
       kind: "v4", "v5e", "v5p", "v6e" or "tpu7x".
       shape: chips along each axis of a slice, "4x4" or "2x2x4".
       slices: how many such slices; the data-centre network joins them.
+      trains: whether models are trained on it; if not, it is for augment, curate and evaluate.
       price_per_chip_hour: in any currency; 0 prints no money.
       compiler_options: the TPU compiler's flags; a run gets the same from LIBTPU_INIT_ARGS.
     """
@@ -39,6 +40,7 @@ class Topology:
     kind: str
     shape: str
     slices: int = 1
+    trains: bool = True
     price_per_chip_hour: float = 0.0
     compiler_options: dict[str, str] = dataclasses.field(
         default_factory=lambda: dict(TPU_COMPILER_OPTIONS)

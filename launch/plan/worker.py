@@ -89,10 +89,11 @@ def compile_program(request: Request) -> dict[str, Any]:
 def measure(request: Request) -> dict[str, Any]:
     """Returns what compiling shows; it must run in ENVIRONMENT.
 
-    Keys: program, mesh, rows, length, tokens, flops, resident_bytes, versions; then either
-    needed_gib alone, where the program does not fit, or compile_seconds, peak_gib, memory (bytes
-    by kind), cycles, once_cycles (what decode does before its loop), kernel_flops, unknown_kernels
-    and collectives (kind, count, bytes, extent).
+    Keys: program, mesh, rows, length, tokens, flops, resident_bytes, slot_bytes, held_bytes,
+    versions; then either needed_gib alone, where the program does not fit, or compile_seconds,
+    peak_gib, memory (bytes by kind), cycles, once_cycles (what decode does before its loop),
+    kernel_flops, unknown_kernels, stated_bytes and stated_flops (of other kernels) and collectives
+    (kind, count, bytes, extent).
     """
     import jax
 
@@ -110,6 +111,8 @@ def measure(request: Request) -> dict[str, Any]:
         "tokens": program.tokens,
         "flops": program.flops,
         "resident_bytes": program.resident_bytes,
+        "slot_bytes": program.slot_bytes,
+        "held_bytes": program.held_bytes,
         "versions": {"jax": jax.__version__, "libtpu": _libtpu_version()},
     }
     kept = [str(facts["versions"]), plan.topology.describe(), program.lowered.as_text()]
@@ -137,6 +140,8 @@ def _counted(found: Mapping[str, Any], name: str, devices: list[Any]) -> dict[st
         "once_cycles": hlo.estimated_cycles(optimised) - cycles,
         "kernel_flops": kernels.flops,
         "unknown_kernels": kernels.unknown,
+        "stated_bytes": kernels.stated_bytes,
+        "stated_flops": kernels.stated_flops,
         "collectives": [
             {"kind": c.kind, "count": c.count, "bytes": c.bytes, "extent": _extent(c, devices)}
             for c in hlo.collectives(partitioned, before)

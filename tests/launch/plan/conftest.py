@@ -62,6 +62,8 @@ def facts():
         "tokens": 1024,
         "flops": 4 * 197e12 * 0.5,
         "resident_bytes": 0,
+        "slot_bytes": (2**28, 2**29),
+        "held_bytes": 0,
         "versions": {"jax": "1", "libtpu": "2"},
         "compile_seconds": 1.0,
         "peak_gib": 7.875,
@@ -70,6 +72,8 @@ def facts():
         "once_cycles": 0.1 * 1.5e9,
         "kernel_flops": 0.25 * 0.5 * 197e12,
         "unknown_kernels": 0,
+        "stated_bytes": 0,
+        "stated_flops": 0,
         "collectives": [
             {"kind": "all-gather", "count": 4, "bytes": 0.125 * 45e9, "extent": [2, 1, 1, 1]},
             {"kind": "all-reduce", "count": 2, "bytes": 0.125 * 90e9, "extent": [2, 2, 1, 1]},

@@ -55,6 +55,23 @@ def test_only_one_and_json(humpback, compiled, tmp_path):
     assert [p["program"] for p in content["programs"]] == ["decode"]
 
 
+def test_slots_are_counted_and_compiled_if_asked_for(humpback, compiled, tmp_path):
+    """0.92 x 15.75 - 7.875 GiB are room for 26 more slots of 0.25 GiB on each of two groups."""
+    code, out, _ = humpback("--only=decode", f"--json={tmp_path}/plan.json")
+    assert code == 0
+    assert out.endswith("most        56 fit (computed)\n")
+    assert json.loads((tmp_path / "plan.json").read_text())["slots"]["most"] == 56
+    assert len(compiled) == 1
+    humpback("--only=decode", "--slots")
+    assert compiled[2].bindings == ("augment/EngineConfig.slots = 56",)
+    assert [r.program for r in compiled[2:4]] == ["decode", "prefill"]
+
+
+def test_a_slice_where_nothing_is_trained_is_planned_for_inference_alone(humpback, compiled):
+    assert humpback("--gin.Topology.trains=False")[0] == 0
+    assert [r.program for r in compiled] == ["prefill", "decode"]
+
+
 def test_what_does_not_fit_is_printed_whole_and_then_refused_with_1(humpback, compiled, facts):
     facts["peak_gib"] = 15.7
     code, out, err = humpback()
@@ -94,20 +111,40 @@ def test_every_recipe_with_a_topology_has_a_mesh_of_its_chips(name):
     assert mesh.data * mesh.fsdp * mesh.sequence * mesh.tensor == plan.topology.chips
     assert plan.topology.chips % (inference.fsdp * inference.tensor) == 0
     assert plan.llama.num_heads % mesh.tensor == plan.llama.num_heads % inference.tensor == 0
+    if not plan.topology.trains:
+        return
     train = plan.planned_train
     assert (train.batch_size, sum(train.feature_lengths.values())) == (32, 2048)
     assert train.batch_size % (mesh.data * mesh.fsdp) == 0
     assert [t.train_steps for t in plan.train.values()] == [500, 500, 1600, 1600]
 
 
-def test_the_page_is_written_between_its_marks(tmp_path):
+def test_the_pages_sections_are_written_between_its_marks_and_others_kept(tmp_path):
     page = tmp_path / "plan.md"
-    page.write_text("before\n" + "\nold\n".join(check._MARKS) + "\nafter\n")
-    check._write(page, "new")
-    assert page.read_text() == "before\n" + "\n\nnew\n\n".join(check._MARKS) + "\nafter\n"
+    old = f"## {check.TRAINING}\n\nold rows\n\n## {check.INFERENCE}\n\nolder\n"
+    page.write_text("before\n" + f"\n{old}\n".join(check._MARKS) + "\nafter\n")
+    check._write(page, {check.REFUSED: "a sentence", check.INFERENCE: "new rows"})
+    written = (
+        f"## {check.TRAINING}\n\nold rows\n\n## {check.INFERENCE}\n\nnew rows\n\n"
+        f"## {check.REFUSED}\n\na sentence"
+    )
+    assert page.read_text() == "before\n" + f"\n\n{written}\n\n".join(check._MARKS) + "\nafter\n"
     page.write_text("no marks")
     with pytest.raises(UserError, match="put them back"):
-        check._write(page, "new")
+        check._write(page, {check.REFUSED: "new"})
+
+
+def test_the_table_of_inference_is_written_alone(compiled, facts, tmp_path, monkeypatch):
+    page = tmp_path / "plan.md"
+    page.write_text(f"\n\n## {check.TRAINING}\n\nold rows\n\n".join(check._MARKS))
+    facts["resident_bytes"] = 1e9
+    facts["versions"] = {"jax": "1", "libtpu": "2"}
+    monkeypatch.setattr(check, "recipes", lambda: ["humpback_7b_v5e_16"])
+    assert check.main([str(page), "--programs", "prefill", "decode"]) == 0
+    assert [r.program for r in compiled] == ["prefill", "decode"]
+    text = page.read_text()
+    assert "old rows" in text
+    assert "| about 56" in text
 
 
 @needs_libtpu

@@ -55,6 +55,18 @@ def test_a_kernel_that_is_not_known_is_said_so():
     assert hlo.kernels(hlo.Module(text)) == hlo.Kernels(0.0, 49)
 
 
+def test_a_kernel_that_states_its_cost_is_taken_at_its_word():
+    """The backend configuration of our decode attention as the TPU compiler prints it."""
+    text = TEXTS["optimised"].replace("splash_mha_fwd_residuals", "decode_attention")
+    stated = (
+        'backend_config={"custom_call_config":{"body":"x","cost_estimate":{"flops":"300",'
+        '"transcendentals":"7","bytes_accessed":"20","remote_bytes_transferred":"0"}}}'
+    )
+    target = 'custom_call_target="tpu_custom_call"'
+    text = text.replace(target, f"{target}, {stated}")
+    assert hlo.kernels(hlo.Module(text)) == hlo.Kernels(0.0, 0, 49 * 20.0, 49 * 300.0)
+
+
 def test_gathers_count_once_for_each_layer_however_often_they_are_written(partitioned):
     (gather,) = [c for c in partitioned if c.kind == "all-gather"]
     assert gather.count == 10

@@ -30,16 +30,19 @@ def test_the_training_step_is_the_projects_own(plan):
 
 def test_prefill_and_decode_have_16_bit_weights_and_a_cache_in_place(plan):
     prefill, decode = (programs.lower(name, plan) for name in ("prefill", "decode"))
-    assert (prefill.rows, prefill.length, prefill.tokens) == (4, 128, 512)
+    assert (prefill.rows, prefill.length, prefill.tokens) == (2, 128, 256)  # as refill() says
     assert (decode.rows, decode.length, decode.tokens) == (4, 192, 4)
     for lowered in (prefill, decode):
         assert "tensor<2x256x512xbf16>" in lowered.lowered.as_text()
-    cache = 2 * 2 * 4 * 192 * 2 * 128 * 2  # keys and values [L, B, S, K, H] in bfloat16
+    cache = 2 * 2 * 4 * 2 * 192 * 128 * 2  # keys and values [L, B, K, S, H] in bfloat16
     assert decode.resident_bytes == prefill.resident_bytes + cache // 4
+    # Two slots lie on each two chips, which the engine holds while it reads prompts.
+    assert decode.slot_bytes == (cache // 4 // 2, cache // 4)
+    assert cache // 4 < prefill.held_bytes < 1.1 * cache // 4
 
 
 def test_prefill_counts_one_position_of_logits(plan):
-    rows, length, logits = 4, 128, 2 * 512 * 256
+    rows, length, logits = 2, 128, 2 * 512 * 256
     whole = flops.forward_flops(plan.llama, rows, length)
     assert programs.lower("prefill", plan).flops == whole - logits * rows * (length - 1)
 
@@ -94,3 +97,10 @@ def test_rows_longer_than_the_model_are_refused(plan):
     train = dataclasses.replace(plan.planned_train, feature_lengths={"inputs": 512, "targets": 512})
     with pytest.raises(UsageError, match="1024 tokens are longer than the model's 512"):
         programs.lower("train", dataclasses.replace(plan, train={"M2": train}))
+
+
+def test_weights_are_planned_as_the_engine_lays_them_out(plan):
+    """Otherwise every decode step would begin by copying them."""
+    _, params = programs._inference_arguments(plan, *programs._inference(plan))
+    order = params["layers"]["attention"]["query"].format.layout.major_to_minor
+    assert order == (0, 2, 1, 3)

@@ -22,6 +22,20 @@ def test_decoding_is_bound_by_reading_weights_and_cache(plan, facts):
 
 
 @pytest.mark.parametrize(
+    ("kind", "stated", "seconds"),
+    [
+        ("v5e", {"stated_bytes": 819e9 / 2, "stated_flops": 197e12 / 4}, 0.5),
+        ("v5e", {"stated_bytes": 819e9 / 4, "stated_flops": 197e12 / 2}, 0.5),
+        ("v6e", {"stated_bytes": 1638e9 / 4, "stated_flops": 918e12 / 8}, 0.5),  # 256 x 256
+    ],
+)
+def test_a_kernel_takes_as_long_as_memory_or_the_matrix_unit(plan, facts, kind, stated, seconds):
+    alone = {**facts, "cycles": 0, "kernel_flops": 0, "collectives": [], **stated}
+    prediction = roofline.predict(alone, Topology(kind, "2x2"))
+    assert prediction.kernel_seconds == prediction.seconds == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
     ("kind", "shape", "extent", "share"),
     [
         ("v5e", "4x4", (4, 1, 1, 1), 0.5),
