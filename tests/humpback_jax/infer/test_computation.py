@@ -59,7 +59,7 @@ def test_replicas_with_as_many_slots_each_are_one_computation_with_one_result(ax
         (MeshConfig(data=1, tensor=2), {}, "mesh"),
         (MeshConfig(data=2), {}, "slots_per_device"),
         (None, {"slots": 1}, "slots_per_device"),
-        (None, {"max_batch_tokens": 16}, "refilled_per_device"),
+        (None, {"max_batch_tokens": 16}, "scored_per_device"),
     ],
 )
 def test_what_changes_last_bits_is_another_computation(axes, changes, named, one_device):

@@ -27,7 +27,7 @@ def check(config=SMALL, mesh=None, slots=8, rows=2, bucket=60, length=100):
 
 
 def test_cache_and_prompts_on_their_way_into_it_are_counted(free):
-    needed = 8 * SLOT + 2 * SLOT * 160 // 100
+    needed = 8 * SLOT + 2 * SLOT * 60 // 100
     free(needed)
     check()
     free(needed - 1)
@@ -64,7 +64,7 @@ def test_a_device_has_its_share_and_a_cpu_holds_those_of_all_its_devices(free, m
         (MeshConfig(data=2, tensor=4), 2, 4),
     ):
         mesh = partitioning.make_mesh(axes, jax.devices())
-        whole = copies * (8 * SLOT + rows * SLOT * 160 // 100)
+        whole = copies * (8 * SLOT + rows * SLOT * 60 // 100)
         needed = whole if on_cpu else whole // 8
         free(needed)
         check(mesh=mesh, rows=rows)
