@@ -15,7 +15,9 @@ from humpback_jax.infer import steps
 from humpback_jax.infer.engine import Engine, EngineConfig, Request
 from humpback_jax.infer.packing import BatchShape
 from humpback_jax.infer.sampling import SamplingConfig
+from humpback_jax.infer.weights import Weights
 from humpback_jax.models.config import LlamaConfig
+from humpback_jax.models.dense import TRAINED
 from humpback_jax.models.init import init_params
 from humpback_jax.models.llama import Llama
 
@@ -258,6 +260,21 @@ def test_choices_are_scored_as_the_forward_scores_them():
         np.testing.assert_allclose(scores.probabilities[i], among, atol=1e-4)
     alone = np.concatenate([engine().score_choices([r], choices).log_probs for r in requests])
     np.testing.assert_array_equal(alone, scores.log_probs)
+
+
+def test_stacked_layers_as_an_accelerator_has_them_give_the_same():
+    """On a CPU the engine splits them, so their path is taken on purpose here."""
+    prefix, kept = [5, 6, 7], Weights(PARAMS, TRAINED)
+    requests = [Request(r.request_id, [*prefix, *r.prompt_ids]) for r in prompts(9, 13)]
+    stacked, split = engine(params=kept), engine()
+    found = stacked.generate(requests, SAMPLED, prefix)
+    expected = split.generate(requests, SAMPLED, prefix)
+    assert [r.token_ids for r in found] == [r.token_ids for r in expected]
+    np.testing.assert_allclose(
+        stacked.score_choices(requests, [4, 5], prefix).log_probs,
+        split.score_choices(requests, [4, 5], prefix).log_probs,
+        atol=1e-4,
+    )
 
 
 def test_nothing_to_do_is_done():
