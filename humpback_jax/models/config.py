@@ -58,7 +58,8 @@ class LlamaConfig:
         "dots" every matrix product; "minimal" those with weights, not attention's; "full" nothing
         but each layer's input; "offload" nothing but that input either, and that in host memory.
       attention: what computes attention without a cache: "xla", "cudnn" (GPU) or "splash" (TPU);
-        "auto" chooses by the device.
+        "auto" chooses by the device. With a cache, a TPU's decode steps have a kernel of their own
+        unless it is "xla".
     """
 
     vocab_size: int

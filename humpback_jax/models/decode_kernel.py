@@ -68,9 +68,13 @@ def decode_attend(
     return run(scalars, rows, cache)
 
 
-def chosen() -> bool:
-    """Returns whether decode steps use the kernel: on a TPU they do."""
-    return sharding.platform() == "tpu"
+def chosen(name: str) -> bool:
+    """Returns whether decode steps use the kernel: on a TPU, unless plain einsums are asked for.
+
+    Args:
+      name: LlamaConfig.attention.
+    """
+    return sharding.platform() == "tpu" and name != "xla" and sharding.ways("length") == 1
 
 
 def _attend_prefix(query, keys, values) -> list[Float[Array, "B K G x"]]:

@@ -21,7 +21,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from humpback_jax.models import attention, kernels, rope, sharding
+from humpback_jax.models import attention, decode_kernel, kernels, rope, sharding
 from humpback_jax.models.attention import Packing
 from humpback_jax.models.cache import BlockCache, KVCache, SharedPrefix
 from humpback_jax.models.config import LlamaConfig
@@ -78,9 +78,10 @@ class Attention(nn.Module):
             shared = None if prefix is None else (prefix.keys[layer], prefix.values[layer])
             if cache is not None and "entries" in mask:
                 new = keys[:, 0], values[:, 0]
-                attended, cache = cache.step(
-                    layer, query, new, mask["entries"], mask["attend"], shared
-                )
+                step = cache.step
+                if isinstance(cache, KVCache) and decode_kernel.chosen(c.attention):
+                    step = cache.step_by_kernel
+                attended, cache = step(layer, query, new, mask["entries"], mask["attend"], shared)
             else:
                 packing = mask["packing"]
                 attended = attention.attend(query, keys, values, mask["attend"], shared, packing)
@@ -111,13 +112,17 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         wide = (self.config.mlp_dim,), ("embed", "mlp")
-        gated, wider = dense(self, "gate", x, *wide), dense(self, "up", x, *wide)
-        if self.axes == DECODED:
-            # Over fsdp, each device adds up and finishes the rows of its own.
-            gated, wider = (
-                sharding.constrain(y, ("batch", "length", "mlp")) for y in (gated, wider)
-            )
-        hidden = sharding.constrain(nn.silu(gated) * wider, (self.axes[0], "length", "mlp"))
+
+        def summed(y: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+            """Of a decode step over fsdp, each device adds up and finishes the rows of its own."""
+            if self.axes != DECODED:
+                return y
+            return sharding.constrain(y, ("batch", "length", "mlp"))
+
+        hidden = nn.silu(summed(dense(self, "gate", x, *wide))) * summed(
+            dense(self, "up", x, *wide)
+        )
+        hidden = sharding.constrain(hidden, (self.axes[0], "length", "mlp"))
         return dense(self, "down", hidden, (self.config.embed_dim,), ("mlp", "embed"))
 
 

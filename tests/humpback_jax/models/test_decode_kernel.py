@@ -174,11 +174,20 @@ def test_the_model_decodes_with_it_as_without(monkeypatch):
     empty = KVCache.zeros(SMALL, 2, 40)
     _, cache = logits(2, slice(start, 20), cache=empty, prefix=prefix)
     expected, written = logits(2, slice(20, 21), cache=cache, prefix=prefix)
-    monkeypatch.setattr(decode_kernel, "chosen", lambda: True)
+    monkeypatch.setattr(decode_kernel, "chosen", lambda name: True)
     got, cache = logits(2, slice(20, 21), cache=cache, prefix=prefix)
     np.testing.assert_allclose(got, expected, atol=2e-5)
     for a, b in zip(jax.tree.leaves(cache), jax.tree.leaves(written), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_it_is_chosen_on_a_tpu_unless_einsums_are_asked_for(monkeypatch):
+    assert not decode_kernel.chosen("auto")
+    monkeypatch.setattr(decode_kernel.sharding, "platform", lambda: "tpu")
+    assert decode_kernel.chosen("auto")
+    assert not decode_kernel.chosen("xla")
+    with partitioning.rules(make_mesh(MeshConfig(data=4, sequence=2))):  # a row lies on two
+        assert not decode_kernel.chosen("auto")
 
 
 def test_a_block_has_half_a_mebibyte_of_keys_and_whole_lanes(monkeypatch):
