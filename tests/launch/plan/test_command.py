@@ -166,6 +166,22 @@ def test_two_layers_compile_for_four_chips_with_splash_attention(recipe, plan):
 
 
 @needs_libtpu
+def test_a_decode_step_copies_neither_cache_nor_weights_and_its_kernel_is_counted(recipe, plan):
+    """The real compiler, two slots on each two chips that share the KV heads."""
+    facts = worker.compile_program(worker.Request((recipe,), (), (), "decode"))
+    cache = 2 * 2 * 2 * 1 * 192 * 128 * 2  # a chip's keys and values [L, B, K, S, H] in bfloat16
+    assert facts["stated_bytes"] == cache
+    assert facts["stated_flops"] == 2 * 2 * 2 * (2 * 192 * 128 * 128)  # L, products, FLOPs, B S H
+    assert facts["unknown_kernels"] == 0
+    assert cache <= facts["memory"]["aliased"] < 1.1 * cache
+    assert facts["memory"]["temporaries"] < cache / 2
+    assert facts["once_cycles"] < facts["cycles"]
+    # Over fsdp no weight is gathered: the largest has 32 KiB a layer on each chip.
+    gathered = [c["bytes"] / c["count"] for c in facts["collectives"] if c["kind"] == "all-gather"]
+    assert max(gathered) < 2**13
+
+
+@needs_libtpu
 @pytest.mark.slow
 def test_the_compiler_refuses_what_does_not_fit(humpback):
     code, out, err = humpback(
