@@ -112,12 +112,8 @@ def _run(scalars, rows, cache, *, interpret: bool):
         return b, 0, 0, 0
 
     def read(b, i, layer, entries):
-        """Beyond a row's last block comes the next row's first, so that it is there in time."""
-        last = entries[b] // block
-        after = jnp.minimum(b + 1, batch - 1)
-        own = i <= last
-        index = jnp.where(own, i, jnp.where(b + 1 < batch, 0, last))
-        return layer[0], jnp.where(own, b, after), 0, index, 0
+        row, index = _fetched(b, i, entries, block, batch)
+        return layer[0], row, 0, index, 0
 
     def written(b, _, layer, entries):
         return layer[0], b, 0, entries[b] // tile, 0
@@ -143,6 +139,18 @@ def _run(scalars, rows, cache, *, interpret: bool):
         name=NAME,
     )(*scalars, *rows, *cache)
     return out, (keys, values)
+
+
+def _fetched(row, index, entries, block: int, batch: int):
+    """Returns (row, block) that is wanted at a place of the grid.
+
+    Beyond a row's last block comes the next row's first, so that it is there in time and nothing
+    else is fetched: a block that is wanted again stays.
+    """
+    last = entries[row] // block
+    own, more = index <= last, row + 1 < batch
+    after = jnp.where(more, row + 1, row), jnp.where(more, 0, last)
+    return jnp.where(own, row, after[0]), jnp.where(own, index, after[1])
 
 
 def cost(

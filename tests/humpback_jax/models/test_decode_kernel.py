@@ -181,6 +181,17 @@ def test_the_model_decodes_with_it_as_without(monkeypatch):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_only_blocks_with_a_rows_own_entries_are_fetched_and_each_once():
+    entries = jnp.asarray([5, 300, 128])  # in blocks of 128: 1, 3 and 2 of 4
+    wanted = [
+        tuple(int(x) for x in decode_kernel._fetched(row, index, entries, 128, 3))
+        for row in range(3)
+        for index in range(4)
+    ]
+    fetched = [now for before, now in zip([None, *wanted], wanted, strict=False) if now != before]
+    assert fetched == [(0, 0), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
+
+
 def test_it_is_chosen_on_a_tpu_unless_einsums_are_asked_for(monkeypatch):
     assert not decode_kernel.chosen("auto")
     monkeypatch.setattr(decode_kernel.sharding, "platform", lambda: "tpu")
