@@ -18,7 +18,7 @@ from humpback_jax.infer.packing import BatchShape
 
 def deciding(engine: EngineConfig) -> dict[str, Any]:
     """Returns what of the shapes decides more than last bits: which prompts fit, the cache."""
-    return {"buckets": engine.buckets, "cache_dtype": engine.cache_dtype}
+    return {name: getattr(engine, name) for name in ("buckets", "cache_dtype", "weights_dtype")}
 
 
 def computation(engine: EngineConfig, mesh: Mesh | None) -> dict[str, Any]:

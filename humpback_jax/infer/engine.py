@@ -26,7 +26,7 @@ from humpback_jax.infer import memory, packing, steps, weights
 from humpback_jax.infer.packing import BatchShape
 from humpback_jax.infer.sampling import SamplingConfig, request_key
 from humpback_jax.models.cache import SharedPrefix
-from humpback_jax.models.config import DTYPES, LlamaConfig
+from humpback_jax.models.config import DTYPES, INT8, LlamaConfig
 
 FinishReason = Literal["stop", "length", "too_long"]
 
@@ -43,7 +43,9 @@ class EngineConfig:
       max_batch_tokens: the most prompt tokens that are read together, so that the prefill of long
         buckets fits into memory; 0 for no limit. The longest prompt is always read.
       steps_per_sync: tokens that slots may generate before the host hears of them.
-      cache_dtype: of the keys and values that are kept; by default that of the computation.
+      cache_dtype: of the keys and values that are kept, "int8" or one of DTYPES; by default that of
+        the computation.
+      weights_dtype: "int8" quantises the kernels; by default weights stay as they are.
       warm_up: stages compile the programs of all buckets before their first shard, those that no
         prompt needs among them.
     """
@@ -53,6 +55,7 @@ class EngineConfig:
     max_batch_tokens: int = 0
     steps_per_sync: int = 32
     cache_dtype: str | None = None
+    weights_dtype: str | None = None
     warm_up: bool = True
 
     def __post_init__(self):
@@ -65,10 +68,11 @@ class EngineConfig:
             raise UsageError(
                 f"EngineConfig.buckets is {self.buckets}: give rising prompt lengths of at least 1"
             )
-        if self.cache_dtype not in (None, *DTYPES):
-            raise UsageError(
-                f"EngineConfig.cache_dtype is {self.cache_dtype!r}: choose one of {DTYPES}"
-            )
+        for name, known in (("cache_dtype", (*DTYPES, INT8)), ("weights_dtype", (INT8,))):
+            if getattr(self, name) not in (None, *known):
+                raise UsageError(
+                    f"EngineConfig.{name} is {getattr(self, name)!r}: choose None or one of {known}"
+                )
 
     def scored(self, bucket: int, ways: int) -> BatchShape:
         """Returns the shape in which prompts of a bucket are scored, `slots` at most.
@@ -337,7 +341,7 @@ class Engine:
         self.stop_ids = tuple(stop_ids)
         self.mesh = mesh
         self._detokenize = detokenize
-        self._weights = weights.prepare(params)
+        self._weights = weights.prepare(params, engine_config.weights_dtype)
         self._params = self._weights.params
         self._split = 1 if mesh is None else partitioning.batch_ways(mesh)
         self._prefix: tuple[tuple[int, ...], SharedPrefix | None] = ((), None)

@@ -9,15 +9,19 @@ from jax.sharding import Mesh
 
 from humpback_jax import partitioning
 from humpback_jax.errors import UserError
-from humpback_jax.models.config import LlamaConfig
+from humpback_jax.models.config import INT8, LlamaConfig
+
+_SCALE_BYTES = 4
 
 _GIB = 1 << 30
 
 
 def slot_bytes(config: LlamaConfig, length: int, dtype: str | None = None) -> int:
     """Returns the bytes of one slot's keys and values for `length` tokens, over all devices."""
-    size = np.dtype(jax.numpy.dtype(dtype or config.dtype)).itemsize
-    return 2 * config.num_layers * length * config.num_kv_heads * config.head_dim * size
+    dtype = dtype or config.dtype
+    vector = config.head_dim * np.dtype(jax.numpy.dtype(dtype)).itemsize
+    vector += _SCALE_BYTES if dtype == INT8 else 0
+    return 2 * config.num_layers * length * config.num_kv_heads * vector
 
 
 def check_room(

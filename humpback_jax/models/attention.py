@@ -6,9 +6,26 @@ from collections.abc import Sequence
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 MASKED = -1e30
+
+
+@flax.struct.dataclass
+class Block:
+    """Keys and values of some entries of a cache.
+
+    Attributes:
+      keys: in any dtype.
+      values: likewise.
+      key_scales: of keys that are int8 (humpback_jax.models.int8), else None.
+      value_scales: likewise.
+    """
+
+    keys: Num[Array, "B K s H"]
+    values: Num[Array, "B K s H"]
+    key_scales: Float[Array, "B K s"] | None = None
+    value_scales: Float[Array, "B K s"] | None = None
 
 
 def causal_mask(
@@ -128,7 +145,7 @@ def _join(first, second):
 
 def attend_blocks(
     query: Float[Array, "B 1 N H"],
-    blocks: Sequence[tuple[Float[Array, "B K s H"], Float[Array, "B K s H"]]],
+    blocks: Sequence[Block],
     mask: Bool[Array, "B 1 S"],
     prefix: tuple[Float[Array, "K P H"], Float[Array, "K P H"]] | None = None,
 ) -> Float[Array, "B 1 N H"]:
@@ -136,16 +153,17 @@ def attend_blocks(
 
     Block after block with a running softmax. A block that a row may not see multiplies its sums by
     exactly 1 and adds exactly 0, so its result is the same to the bit however many blocks there
-    are, of which the longest neighbour wants the most.
+    are, of which the longest neighbour wants the most. The scales of int8 multiply scores and
+    weights, H times fewer than keys and values: q (k s) = (q k) s.
 
     Args:
       query: rotated queries.
-      blocks: (keys, values) of as many entries together as the mask has.
+      blocks: of as many entries together as the mask has.
       mask: which entries each row may attend to.
       prefix: keys and values that every row sees.
     """
     batch, _, heads, width = query.shape
-    kv_heads = blocks[0][0].shape[1]
+    kv_heads = blocks[0].keys.shape[1]
     grouped = query.reshape(batch, kv_heads, heads // kv_heads, width) / math.sqrt(width)
     shape = grouped.shape[:-1]
     state = (
@@ -161,23 +179,32 @@ def attend_blocks(
         state = _add_block(state, scores.transpose(2, 0, 3, 1), "BKGP,KPH->BKGH", prefix[1])
     start = 0
     for block in blocks:
-        stop = start + block[0].shape[2]
-        keys, values = (x.astype(query.dtype) for x in block)
+        stop = start + block.keys.shape[2]
+        keys, values = block.keys.astype(query.dtype), block.values.astype(query.dtype)
         scores = jnp.einsum("BKSH,BKGH->BKSG", keys, grouped, preferred_element_type=jnp.float32)
+        if block.key_scales is not None:
+            scores = scores * block.key_scales[..., None]
         scores = jnp.where(mask[:, 0, None, None, start:stop], scores.swapaxes(2, 3), MASKED)
-        state = _add_block(state, scores, "BKGS,BKSH->BKGH", values)
+        state = _add_block(state, scores, "BKGS,BKSH->BKGH", values, block.value_scales)
         start = stop
     _, total, out = state
     return (out / total[..., None]).astype(query.dtype).reshape(query.shape)
 
 
-def _add_block(state, scores: Float[Array, "B K G S"], product: str, values: Float[Array, "..."]):
+def _add_block(
+    state,
+    scores: Float[Array, "B K G S"],
+    product: str,
+    values: Float[Array, "..."],
+    scales: Float[Array, "B K S"] | None = None,
+):
     """Takes a block of keys into (the largest score, the softmax's sum, the weighted values)."""
     largest, total, out = state
     new = jnp.maximum(largest, jnp.max(scores, axis=-1))
     shrink = jnp.exp(largest - new)
     weights = jnp.exp(scores - new[..., None])
+    factors = weights if scales is None else weights * scales[:, :, None]
     added = jnp.einsum(
-        product, weights.astype(values.dtype), values, preferred_element_type=jnp.float32
+        product, factors.astype(values.dtype), values, preferred_element_type=jnp.float32
     )
     return new, total * shrink + weights.sum(-1), out * shrink[..., None] + added

@@ -4,15 +4,21 @@ Entry s of a row holds the token at position prefix + s. There are two layouts o
 array for all layers, of which a TPU's kernel reads each row's own entries and writes the new one in
 place under a loop over the layers; and arrays for each layer, cut into blocks, of which a CPU
 multiplies those that are in use without copying them first. A head's entries lie together in both.
+
+Of either, keys and values may be int8, beside a scale of each entry's and KV head's.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
-from humpback_jax.models import attention, decode_kernel, sharding
-from humpback_jax.models.config import LlamaConfig
+from humpback_jax.models import attention, decode_kernel, int8, sharding
+from humpback_jax.models.attention import Block
+from humpback_jax.models.config import INT8, LlamaConfig
 
 _FIRST_BLOCK = 128
 
@@ -36,12 +42,15 @@ class SharedPrefix:
 
 @flax.struct.dataclass
 class KVCache:
-    """One array for all layers."""
+    """One array for all layers; the scales are None unless the cache is int8."""
 
-    keys: Float[Array, "L B K S H"]
-    values: Float[Array, "L B K S H"]
+    keys: Num[Array, "L B K S H"]
+    values: Num[Array, "L B K S H"]
+    key_scales: Float[Array, "L B K S"] | None = None
+    value_scales: Float[Array, "L B K S"] | None = None
 
     batch_axis = 1
+    axes = ("layers", "batch", "kv_heads", "length", "kv")
 
     @classmethod
     def zeros(
@@ -49,8 +58,7 @@ class KVCache:
     ) -> "KVCache":
         """Returns an empty cache for `batch` rows of up to `length` tokens."""
         shape = (config.num_layers, batch, config.num_kv_heads, length, config.head_dim)
-        dtype = dtype or config.dtype
-        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+        return cls(*_zeros(shape, dtype or config.dtype))
 
     @staticmethod
     def windows(length: int) -> tuple[int, ...]:
@@ -67,10 +75,10 @@ class KVCache:
         """Writes a layer's first T entries of all rows."""
 
         def put(whole, new):
-            start, new = (layer, 0, 0, 0, 0), new.swapaxes(1, 2)[None]
+            start, new = (layer, *[0] * new.ndim), new.swapaxes(1, 2)[None]
             return jax.lax.dynamic_update_slice(whole, new.astype(whole.dtype), start)
 
-        return KVCache(put(self.keys, keys), put(self.values, values))
+        return jax.tree.map(put, self, KVCache(*_kept(self, keys, values)))
 
     def step(
         self,
@@ -96,14 +104,15 @@ class KVCache:
         def put(whole, new):
             return whole.at[layer, rows, :, entries].set(new.astype(whole.dtype), mode="drop")
 
-        cache = KVCache(put(self.keys, new[0]), put(self.values, new[1]))
-        own = cache.keys[layer], cache.values[layer]
+        cache = jax.tree.map(put, self, KVCache(*_kept(self, *new)))
+        whole = Block(cache.keys, cache.values, cache.key_scales, cache.value_scales)
+        own = jax.tree.map(lambda x: x[layer], whole)
         return attention.attend_blocks(query, [own], mask, prefix), cache
 
     def step_by_kernel(
         self, layer, query, new, entries, mask, prefix
     ) -> tuple[Float[Array, "B 1 N H"], "KVCache"]:
-        """Returns what `step` does, by the TPU's kernel, which needs no mask."""
+        """Returns what `step` does, by the TPU's kernel, which needs no mask and no scales."""
         del mask
         grouped = query.reshape(*new[0].shape[:2], -1, query.shape[3])
         kept = self.keys, self.values
@@ -111,44 +120,39 @@ class KVCache:
         return out.reshape(query.shape), KVCache(*kept)
 
     def first_row(self) -> SharedPrefix:
-        """Returns the first row as what all rows of another cache share."""
+        """Returns the first row, which is not int8, as what all rows of another cache share."""
         return SharedPrefix(self.keys[:, 0], self.values[:, 0])
 
     def widened(self, length: int) -> "KVCache":
         """Returns the same with zeros behind it, `length` entries in all."""
-        widths = ((0, 0), (0, 0), (0, 0), (0, length - self.length), (0, 0))
-        return jax.tree.map(lambda x: jnp.pad(x, widths), self)
+        return jax.tree.map(lambda x: _padded(x, length, 3), self)
 
     def constrain(self) -> "KVCache":
         """Shards rows by batch and, where the tensor axis divides them, by KV heads."""
-        axes = ("layers", "batch", "kv_heads", "length", "kv")
-        return jax.tree.map(lambda x: sharding.constrain(x, axes), self)
+        return jax.tree.map(lambda x: sharding.constrain(x, self.axes[: x.ndim]), self)
 
 
 @flax.struct.dataclass
 class BlockCache:
-    """Arrays for each layer and block; a block is as long as all before it, the first two 128."""
+    """For each layer its blocks; one is as long as all before it, the first two 128."""
 
-    keys: tuple[tuple[Float[Array, "B K s H"], ...], ...]
-    values: tuple[tuple[Float[Array, "B K s H"], ...], ...]
+    layers: tuple[tuple[Block, ...], ...]
 
     batch_axis = 0
+    axes = ("batch", "kv_heads", None, "kv")
 
     @classmethod
     def zeros(
         cls, config: LlamaConfig, batch: int, length: int, dtype: str | None = None
     ) -> "BlockCache":
         """Returns an empty cache for `batch` rows of up to `length` tokens."""
-        heads, size = config.num_kv_heads, config.head_dim
 
-        def layer() -> tuple[jax.Array, ...]:
-            return tuple(
-                jnp.zeros((batch, heads, stop - start, size), dtype or config.dtype)
-                for start, stop in _spans(length)
-            )
+        def block(size: int) -> Block:
+            shape = (batch, config.num_kv_heads, size, config.head_dim)
+            return Block(*_zeros(shape, dtype or config.dtype))
 
-        layers = range(config.num_layers)
-        return cls(tuple(layer() for _ in layers), tuple(layer() for _ in layers))
+        sizes = [stop - start for start, stop in _spans(length)]
+        return cls(tuple(tuple(map(block, sizes)) for _ in range(config.num_layers)))
 
     @staticmethod
     def windows(length: int) -> tuple[int, ...]:
@@ -157,21 +161,22 @@ class BlockCache:
 
     @property
     def length(self) -> int:
-        return sum(block.shape[2] for block in self.keys[0])
+        return sum(block.keys.shape[2] for block in self.layers[0])
 
     def fill(
         self, layer: int, keys: Float[Array, "B T K H"], values: Float[Array, "B T K H"]
     ) -> "BlockCache":
         """Writes a layer's first T entries of all rows."""
+        kept = Block(*_kept(self.layers[layer][0], keys, values))
 
-        def put(blocks, new):
-            new, parts = new.swapaxes(1, 2), []
-            for block, (start, stop) in zip(blocks, _spans(self.length), strict=True):
-                part = new[:, :, start:stop].astype(block.dtype)
-                parts.append(jax.lax.dynamic_update_slice(block, part, (0, 0, 0, 0)))
-            return tuple(parts)
+        def put(block: Block, span: tuple[int, int]) -> Block:
+            def write(whole, new):
+                part = new.swapaxes(1, 2)[:, :, slice(*span)].astype(whole.dtype)
+                return jax.lax.dynamic_update_slice(whole, part, [0] * whole.ndim)
 
-        return self._with(layer, put(self.keys[layer], keys), put(self.values[layer], values))
+            return jax.tree.map(write, block, kept)
+
+        return self._with(layer, put)
 
     def step(
         self,
@@ -185,7 +190,7 @@ class BlockCache:
         """Returns (attention over the prefix and the first W entries, the cache), as KVCache."""
         cache = self._append(layer, entries, *new)
         count = self.windows(self.length).index(mask.shape[2]) + 1
-        blocks = list(zip(cache.keys[layer][:count], cache.values[layer][:count], strict=True))
+        blocks = cache.layers[layer][:count]
         return attention.attend_blocks(query, blocks, mask, prefix), cache
 
     def _append(
@@ -197,48 +202,76 @@ class BlockCache:
     ) -> "BlockCache":
         """Writes one entry of each row; one beyond the end is not written."""
         rows = jnp.arange(entries.shape[0])
+        kept = Block(*_kept(self.layers[layer][0], keys, values))
 
-        def put(blocks, new):
-            parts = []
-            for block, (start, stop) in zip(blocks, _spans(self.length), strict=True):
-                here = (entries >= start) & (entries < stop)
-                entry = jnp.where(here, entries - start, stop - start)
-                parts.append(block.at[rows, :, entry].set(new.astype(block.dtype), mode="drop"))
-            return tuple(parts)
+        def put(block: Block, span: tuple[int, int]) -> Block:
+            start, stop = span
+            here = (entries >= start) & (entries < stop)
+            entry = jnp.where(here, entries - start, stop - start)
 
-        return self._with(layer, put(self.keys[layer], keys), put(self.values[layer], values))
+            def write(whole, new):
+                return whole.at[rows, :, entry].set(new.astype(whole.dtype), mode="drop")
+
+            return jax.tree.map(write, block, kept)
+
+        return self._with(layer, put)
 
     def first_row(self) -> SharedPrefix:
-        """Returns the first row as what all rows of another cache share."""
+        """Returns the first row, which is not int8, as what all rows of another cache share."""
 
-        def joined(layers):
-            return tuple(jnp.concatenate([block[0] for block in blocks], 1) for blocks in layers)
+        def joined(name: str):
+            return tuple(
+                jnp.concatenate([getattr(block, name)[0] for block in blocks], 1)
+                for blocks in self.layers
+            )
 
-        return SharedPrefix(joined(self.keys), joined(self.values))
+        return SharedPrefix(joined("keys"), joined("values"))
 
     def widened(self, length: int) -> "BlockCache":
         """Returns the same with zeros behind it, `length` entries in all."""
+        sizes = [stop - start for start, stop in _spans(length)]
 
-        def pad(block, size: int):
-            return jnp.pad(block, ((0, 0), (0, 0), (0, size - block.shape[2]), (0, 0)))
+        def widen(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+            empty = jax.tree.map(lambda x: x[:, :, :0], blocks[0])
+            blocks = (*blocks, *[empty] * (len(sizes) - len(blocks)))
+            return tuple(
+                jax.tree.map(lambda x, size=size: _padded(x, size, 2), block)
+                for block, size in zip(blocks, sizes, strict=True)
+            )
 
-        def widen(blocks):
-            sizes = [stop - start for start, stop in _spans(length)]
-            new = [blocks[0][:, :, :0]] * (len(sizes) - len(blocks))
-            return tuple(map(pad, (*blocks, *new), sizes))
-
-        return BlockCache(tuple(map(widen, self.keys)), tuple(map(widen, self.values)))
+        return BlockCache(tuple(map(widen, self.layers)))
 
     def constrain(self) -> "BlockCache":
         """Shards rows by batch and, where the tensor axis divides them, by KV heads."""
-        axes = ("batch", "kv_heads", None, "kv")
-        return jax.tree.map(lambda x: sharding.constrain(x, axes), self)
+        return jax.tree.map(lambda x: sharding.constrain(x, self.axes[: x.ndim]), self)
 
-    def _with(self, layer: int, keys, values) -> "BlockCache":
-        def changed(layers, new):
-            return (*layers[:layer], new, *layers[layer + 1 :])
+    def _with(self, layer: int, put: Callable[[Block, tuple[int, int]], Block]) -> "BlockCache":
+        """Returns the same with each block of a layer, from entry to entry, put anew."""
+        new = tuple(map(put, self.layers[layer], _spans(self.length)))
+        return BlockCache((*self.layers[:layer], new, *self.layers[layer + 1 :]))
 
-        return BlockCache(changed(self.keys, keys), changed(self.values, values))
+
+def _zeros(shape: tuple[int, ...], dtype: str) -> tuple[Any, Any, Any, Any]:
+    """Returns empty (keys, values, key scales, value scales), the scales None unless for int8."""
+    keys, values = jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+    if dtype != INT8:
+        return keys, values, None, None
+    return keys, values, jnp.zeros(shape[:-1]), jnp.zeros(shape[:-1])
+
+
+def _kept(
+    cache: KVCache | Block, keys: Float[Array, "... H"], values: Float[Array, "... H"]
+) -> tuple[Any, Any, Any, Any]:
+    """Returns (keys, values, key scales, value scales) as a cache keeps them."""
+    if cache.key_scales is None:
+        return keys, values, None, None
+    (keys, key_scales), (values, value_scales) = (int8.quantise(x, -1) for x in (keys, values))
+    return keys, values, key_scales, value_scales
+
+
+def _padded(x: jax.Array, length: int, axis: int) -> jax.Array:
+    """Returns the same with zeros at the end of an axis, `length` in all."""
+    return jnp.pad(x, [(0, length - n if i == axis else 0) for i, n in enumerate(x.shape)])
 
 
 def _spans(length: int) -> list[tuple[int, int]]:

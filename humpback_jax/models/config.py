@@ -9,6 +9,7 @@ ATTENTIONS = ("auto", "xla", "cudnn", "splash")
 
 
 DTYPES = ("float32", "bfloat16", "float16")
+INT8 = "int8"  # how weights and cache may be kept beside these (humpback_jax.models.int8)
 _AT_LEAST_ONE = (
     "vocab_size",
     "embed_dim",

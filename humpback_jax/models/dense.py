@@ -16,6 +16,9 @@ from humpback_jax.models.config import LlamaConfig
 INPUT_AXES = dict.fromkeys(("query", "key", "value", "gate", "up", "down", "output"), 1) | {
     "out": 2
 }
+# The output projection is the vocabulary's table like the embedding, which it often is: both stay.
+QUANTISED = INPUT_AXES.keys() - {"output"}
+_PART = 2**18  # numbers of an int8 kernel that are cast together: they stay in a core's cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +29,12 @@ class Form:
       per_layer: a subtree for each layer, `layers_0` and so on, with kernels [outputs, inputs]; a
         CPU copies a layer out of a stack at each step, and twice as fast multiplies few rows by
         kernels that lie so.
+      int8: the QUANTISED kernels are int8; beside each, under its name and "_scale", is the float32
+        scale of each of its outputs.
     """
 
     per_layer: bool = False
+    int8: bool = False
 
 
 TRAINED = Form()
@@ -52,12 +58,22 @@ def dense(
       axes: logical axes of inputs and outputs.
       out_dtype: of the result, by default the computation's.
     """
-    count = INPUT_AXES[name]
-    shape = (*x.shape[2:], *outputs)
-    kernel = weight(module, name, *_turned(module.form, count, shape, axes))  # pyright: ignore[reportAttributeAccessIssue]
-    if module.form.per_layer:  # pyright: ignore[reportAttributeAccessIssue]
-        return outputs_first(x, kernel, count, out_dtype)
-    return _inputs_first(x, kernel, count, out_dtype)
+    form: Form = module.form  # pyright: ignore[reportAttributeAccessIssue]
+    count, multiply = INPUT_AXES[name], outputs_first if form.per_layer else _inputs_first
+    shape, placed = _turned(form, count, (*x.shape[2:], *outputs), axes)
+    if not form.int8 or name not in QUANTISED:
+        return multiply(x, weight(module, name, shape, placed), count, out_dtype)
+    zeros, ones = nn.initializers.zeros, nn.initializers.ones
+    kernel = module.param(name, nn.with_logical_partitioning(zeros, placed), shape, jnp.int8)
+    boxed = nn.with_logical_partitioning(ones, axes[count:])
+    scale: Any = module.param(f"{name}_scale", boxed, outputs, jnp.float32)
+    # Numbers up to 127 add up to more than float16 holds.
+    wide = jnp.float32 if x.dtype == jnp.float16 else None
+    if form.per_layer:
+        product = _in_parts(x, kernel, count, wide)
+    else:
+        product = _inputs_first(x, jnp.asarray(kernel, x.dtype), count, wide)
+    return (product * scale).astype(out_dtype or x.dtype)
 
 
 def weight(
@@ -91,6 +107,25 @@ def _inputs_first(x, kernel, count: int, out_dtype):
         x.reshape(-1, size), kernel.reshape(size, -1), preferred_element_type=out_dtype
     )
     return flat.reshape(*x.shape[:2], *kernel.shape[count:])
+
+
+def _in_parts(x, kernel, count: int, out_dtype):
+    """Returns what `outputs_first` does for an int8 kernel, which is cast part by part.
+
+    In one piece, the compiler casts the kernels of all layers before it multiplies by the first.
+    """
+    outputs, inputs = kernel.shape[:-count], kernel.shape[-count:]
+
+    def multiply(part):
+        return outputs_first(x, jnp.asarray(part, x.dtype), count, out_dtype)
+
+    if sharding.ways("heads", "embed") > 1:
+        return multiply(kernel)  # each device has a part already
+    rows = math.prod(outputs)
+    wanted = min(rows, max(2, kernel.size // _PART))
+    parts = next(n for n in range(wanted, rows + 1) if rows % n == 0)
+    products = jax.lax.map(multiply, kernel.reshape(parts, rows // parts, *inputs))
+    return jnp.moveaxis(products, 0, 2).reshape(*x.shape[:2], *outputs)
 
 
 def outputs_first(

@@ -79,8 +79,8 @@ class Attention(nn.Module):
             if cache is not None and "entries" in mask:
                 new = keys[:, 0], values[:, 0]
                 step = cache.step
-                if isinstance(cache, KVCache) and decode_kernel.chosen(c.attention):
-                    step = cache.step_by_kernel
+                if isinstance(cache, KVCache) and cache.key_scales is None:
+                    step = cache.step_by_kernel if decode_kernel.chosen(c.attention) else step
                 attended, cache = step(layer, query, new, mask["entries"], mask["attend"], shared)
             else:
                 packing = mask["packing"]
