@@ -10,7 +10,7 @@ FAST := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=200000000000
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 
-.PHONY: install quickstart test test-fast check format claims base parity bench-train bench-infer tpu-check clean
+.PHONY: install quickstart test test-fast check format claims base parity bench-train bench-infer bench-precision tpu-check clean
 
 install: $(INSTALLED)
 
@@ -62,6 +62,10 @@ bench-train: install .venv-peers
 # Inference against transformers and llama.cpp, likewise.
 bench-infer: install .venv-peers .venv-llamacpp
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(FAST) $(BIN)/python benchmarks/infer.py
+
+# What bfloat16 and int8 change in a model's output; writes docs/precision.md's table.
+bench-precision: install
+	$(FAST) $(BIN)/python benchmarks/precision.py --write docs/precision.md
 
 .venv-peers:
 	$(PYTHON) -m venv $@

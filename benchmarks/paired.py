@@ -152,6 +152,13 @@ def _fastest(run: Callable[[], object]) -> float:
     return min(times)
 
 
+def table(rows: Sequence[dict], columns: Mapping[str, Callable[[dict], str]]) -> str:
+    """Returns the rows as a Markdown table; columns are as for `report`."""
+    lines = [list(columns), *([show(row) for show in columns.values()] for row in rows)]
+    head, *body = ("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join([head, "|---" * len(columns) + "|", *body])
+
+
 def report(
     bench: str,
     rows: Sequence[dict],
@@ -168,10 +175,7 @@ def report(
     """
     import jax
 
-    print("\n| " + " | ".join(columns) + " |")
-    print("|---" * len(columns) + "|")
-    for row in rows:
-        print("| " + " | ".join(show(row) for show in columns.values()) + " |")
+    print("\n" + table(rows, columns))
     ours = {name: importlib.metadata.version(name) for name in ("jax", "flax")}
     device = jax.devices()[0].device_kind
     versions = {**ours, **(versions or {})}

@@ -21,6 +21,8 @@ from humpback_jax.models.attention import Block
 from humpback_jax.models.config import INT8, LlamaConfig
 
 _FIRST_BLOCK = 128
+# Keys, values and the scales of both; the latter are None unless they are int8.
+_Fields = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]
 
 
 @flax.struct.dataclass
@@ -251,8 +253,8 @@ class BlockCache:
         return BlockCache((*self.layers[:layer], new, *self.layers[layer + 1 :]))
 
 
-def _zeros(shape: tuple[int, ...], dtype: str) -> tuple[Any, Any, Any, Any]:
-    """Returns empty (keys, values, key scales, value scales), the scales None unless for int8."""
+def _zeros(shape: tuple[int, ...], dtype: str) -> _Fields:
+    """Returns an empty cache's or block's."""
     keys, values = jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
     if dtype != INT8:
         return keys, values, None, None
@@ -261,8 +263,8 @@ def _zeros(shape: tuple[int, ...], dtype: str) -> tuple[Any, Any, Any, Any]:
 
 def _kept(
     cache: KVCache | Block, keys: Float[Array, "... H"], values: Float[Array, "... H"]
-) -> tuple[Any, Any, Any, Any]:
-    """Returns (keys, values, key scales, value scales) as a cache keeps them."""
+) -> _Fields:
+    """Returns new keys and values as this cache keeps them."""
     if cache.key_scales is None:
         return keys, values, None, None
     (keys, key_scales), (values, value_scales) = (int8.quantise(x, -1) for x in (keys, values))

@@ -59,21 +59,24 @@ def dense(
       out_dtype: of the result, by default the computation's.
     """
     form: Form = module.form  # pyright: ignore[reportAttributeAccessIssue]
-    count, multiply = INPUT_AXES[name], outputs_first if form.per_layer else _inputs_first
-    shape, placed = _turned(form, count, (*x.shape[2:], *outputs), axes)
-    if not form.int8 or name not in QUANTISED:
-        return multiply(x, weight(module, name, shape, placed), count, out_dtype)
-    zeros, ones = nn.initializers.zeros, nn.initializers.ones
-    kernel = module.param(name, nn.with_logical_partitioning(zeros, placed), shape, jnp.int8)
-    boxed = nn.with_logical_partitioning(ones, axes[count:])
-    scale: Any = module.param(f"{name}_scale", boxed, outputs, jnp.float32)
-    # Numbers up to 127 add up to more than float16 holds.
-    wide = jnp.float32 if x.dtype == jnp.float16 else None
-    if form.per_layer:
-        product = _in_parts(x, kernel, count, wide)
-    else:
-        product = _inputs_first(x, jnp.asarray(kernel, x.dtype), count, wide)
-    return (product * scale).astype(out_dtype or x.dtype)
+    count = INPUT_AXES[name]
+    shape, turned = _turned(form, count, (*x.shape[2:], *outputs), axes)
+    if form.int8 and name in QUANTISED:
+        kernel, scale = _int8_kernel(module, name, shape, turned, outputs, axes[count:])
+        # Numbers up to 127 add up to more than float16 holds.
+        wide = jnp.float32 if x.dtype == jnp.float16 else None
+        multiply = _in_parts if form.per_layer else _inputs_first
+        return (multiply(x, kernel, count, wide) * scale).astype(out_dtype or x.dtype)
+    multiply = outputs_first if form.per_layer else _inputs_first
+    return multiply(x, weight(module, name, shape, turned), count, out_dtype)
+
+
+def _int8_kernel(module: nn.Module, name: str, shape, axes, outputs, output_axes) -> Any:
+    """Declares (a kernel of int8, the scale of each of its outputs)."""
+    zeros = nn.with_logical_partitioning(nn.initializers.zeros, axes)
+    ones = nn.with_logical_partitioning(nn.initializers.ones, output_axes)
+    kernel = module.param(name, zeros, shape, jnp.int8)
+    return kernel, module.param(f"{name}_scale", ones, outputs, jnp.float32)
 
 
 def weight(
@@ -98,6 +101,7 @@ def _turned(form: Form, count: int, shape: tuple, axes: tuple) -> tuple[tuple, t
 
 
 def _inputs_first(x, kernel, count: int, out_dtype):
+    kernel = jnp.asarray(kernel, x.dtype)
     if sharding.platform() != "cpu" or sharding.ways("batch", "length", "heads") > 1:
         axes = (tuple(range(2, 2 + count)), tuple(range(count)))
         return jnp.tensordot(x, kernel, axes, preferred_element_type=out_dtype)

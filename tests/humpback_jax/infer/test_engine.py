@@ -11,7 +11,7 @@ from flax import linen as nn
 from humpback_jax import partitioning
 from humpback_jax.checkpoints import foreign, huggingface
 from humpback_jax.errors import UsageError, UserError
-from humpback_jax.infer import steps
+from humpback_jax.infer import steps, weights
 from humpback_jax.infer.engine import Engine, EngineConfig, Request
 from humpback_jax.infer.packing import BatchShape
 from humpback_jax.infer.sampling import SamplingConfig
@@ -32,6 +32,8 @@ SHAPES = EngineConfig(slots=4, buckets=(6, 16))
 GREEDY = SamplingConfig(max_new_tokens=8, temperature=0)
 SAMPLED = SamplingConfig(max_new_tokens=8, temperature=1.0, seed=7)
 STOP = 2
+INT8 = {"cache_dtype": "int8", "weights_dtype": "int8"}
+KEPT = pytest.mark.parametrize("kept", [{}, INT8], ids=["as computed", "int8"])
 
 
 def engine(**kwargs) -> Engine:
@@ -85,19 +87,21 @@ def test_both_ways_to_finish_occur():
         assert (len(result.token_ids) == 8) == (result.finish_reason == "length")
 
 
-def test_a_result_is_bit_identical_whatever_the_neighbours_order_or_slot():
+@KEPT
+def test_a_result_is_bit_identical_whatever_the_neighbours_order_or_slot(kept):
     requests = prompts(11)
-    together = engine().generate(requests, SAMPLED)
+    together = engine(shapes=kept).generate(requests, SAMPLED)
     assert [r.request_id for r in together] == [r.request_id for r in requests]
-    backwards = engine().generate(requests[::-1], SAMPLED)[::-1]
+    backwards = engine(shapes=kept).generate(requests[::-1], SAMPLED)[::-1]
     assert backwards == together  # logprob is compared bit by bit
-    alone = [engine().generate([r], SAMPLED)[0] for r in requests]
+    alone = [engine(shapes=kept).generate([r], SAMPLED)[0] for r in requests]
     assert alone == together
-    crowded = engine().generate(prompts(7, seed=1)[:6] + requests, SAMPLED)[6:]
+    crowded = engine(shapes=kept).generate(prompts(7, seed=1)[:6] + requests, SAMPLED)[6:]
     assert crowded == together
 
 
-def test_tokens_do_not_depend_on_slots_refills_windows_or_host_visits():
+@KEPT
+def test_tokens_do_not_depend_on_slots_refills_windows_or_host_visits(kept):
     """Caches of 300 tokens in blocks of 128, limits from 1 to 150: every window occurs."""
     sampling = dataclasses.replace(SAMPLED, max_new_tokens=150)
     limits = np.random.default_rng(1).integers(1, 151, 12).tolist()
@@ -105,7 +109,7 @@ def test_tokens_do_not_depend_on_slots_refills_windows_or_host_visits():
         dataclasses.replace(r, max_new_tokens=n)
         for r, n in zip(prompts(12, 150), limits, strict=True)
     ]
-    shapes = {"buckets": (150,), "slots": 3, "steps_per_sync": 150}
+    shapes = {"buckets": (150,), "slots": 3, "steps_per_sync": 150, **kept}
     found = engine(model=LONG, shapes=shapes).generate(requests, sampling)
     assert max(len(r.token_ids) for r in found) > 100
     for changes in ({"slots": 12}, {"slots": 1}, {"steps_per_sync": 1, "max_batch_tokens": 300}):
@@ -129,9 +133,10 @@ def test_a_slot_is_taken_again_before_its_neighbour_is_done(monkeypatch):
     assert len(taken) <= 12
 
 
-def test_what_is_no_number_stays_in_its_own_request():
+@KEPT
+def test_what_is_no_number_stays_in_its_own_request(kept):
     params = {**PARAMS, "embedding": PARAMS["embedding"].at[60].set(jnp.nan)}
-    shapes = dataclasses.replace(SHAPES, slots=1, buckets=(6,))
+    shapes = dataclasses.replace(SHAPES, slots=1, buckets=(6,), **kept)
     one_slot = Engine(CONFIG, params, shapes, ())
     bad, good = Request("bad", [5, 60]), Request("good", [5, 6, 7])
     found = one_slot.generate([bad, good], GREEDY)
@@ -164,13 +169,34 @@ def test_a_stop_string_ends_a_request_wherever_the_host_looks():
             assert result.finish_reason == ("stop" if stop in text else "length")
 
 
-def test_a_cache_of_16_bits_is_near():
+@pytest.mark.parametrize(
+    "kept", [{"cache_dtype": "bfloat16"}, {"cache_dtype": "int8"}, {"weights_dtype": "int8"}, INT8]
+)
+def test_fewer_bits_are_near(kept):
     requests = prompts(8)
     plain = engine().generate(requests, GREEDY)
-    rounded = engine(shapes={"cache_dtype": "bfloat16"}).generate(requests, GREEDY)
+    rounded = engine(shapes=kept).generate(requests, GREEDY)
     same = np.mean([a.token_ids == b.token_ids for a, b in zip(plain, rounded, strict=True)])
     assert same >= 0.5
     assert any(a.logprobs != b.logprobs for a, b in zip(plain, rounded, strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_both_forms_of_int8_weights_give_the_same(dtype):
+    """The one for TPUs, stacked with a cache in one piece, and the one for CPUs."""
+    model = dataclasses.replace(CONFIG, dtype=dtype)
+    found = [
+        Engine(model, quantised, dataclasses.replace(SHAPES, cache_dtype="int8"), (STOP,))
+        for quantised in (
+            weights.prepare(PARAMS, "int8"),
+            weights.quantised(Weights(PARAMS, TRAINED)),
+        )
+    ]
+    scores = [e.score_choices(prompts(8), [4, 5, 6]).log_probs for e in found]
+    np.testing.assert_allclose(*scores, atol=1e-5 if dtype == "float32" else 0.2)
+    if dtype == "float32":
+        a, b = ([r.token_ids for r in e.generate(prompts(8), GREEDY)] for e in found)
+        assert a == b
 
 
 def test_more_slots_than_memory_are_refused_before_they_are_made():
@@ -302,12 +328,23 @@ def test_nothing_is_compiled_after_warming_up(caplog):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("axes", [(2, 2, 1, 2), (1, 2, 1, 4), (2, 2, 2, 1)])
-def test_a_mesh_gives_the_results_of_one_device(axes):
+@pytest.mark.parametrize(
+    ("axes", "form"),
+    [
+        ((2, 2, 1, 2), "floats"),
+        ((1, 2, 1, 4), "floats"),
+        ((2, 2, 2, 1), "floats"),
+        ((2, 2, 1, 2), "per_layer_int8"),
+        ((2, 2, 1, 2), "stacked_int8"),
+    ],
+)
+def test_a_mesh_gives_the_results_of_one_device(axes, form):
     mesh = partitioning.make_mesh(partitioning.MeshConfig(*axes))
     shardings = jax.tree.map(lambda to: to.sharding, foreign.targets(CONFIG, mesh))
     params = jax.device_put(PARAMS, shardings)
-    shapes = {"slots": 8}
+    shapes = {"slots": 8} | ({} if form == "floats" else INT8)
+    if form == "stacked_int8":
+        params = Weights(params, TRAINED)
     meshed = Engine(CONFIG, params, dataclasses.replace(SHAPES, **shapes), (STOP,), mesh)
     prefix = [9, 8, 7]
     requests = prompts(9)
@@ -337,7 +374,16 @@ def test_batches_fit_the_mesh_and_the_token_budget():
     assert wide.refill(16, ways=16) == BatchShape(16, rows=1, tokens=16, bucket=16)
 
 
-@pytest.mark.parametrize("wrong", [{"slots": 0}, {"buckets": ()}, {"buckets": (8, 4)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"slots": 0},
+        {"buckets": ()},
+        {"buckets": (8, 4)},
+        {"cache_dtype": "int4"},
+        {"weights_dtype": "bfloat16"},
+    ],
+)
 def test_wrong_shapes_are_refused(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         EngineConfig(**{"slots": 4, "buckets": (4,), **wrong})
