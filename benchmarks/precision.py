@@ -27,6 +27,7 @@ from etils import epath
 
 from humpback_jax.checkpoints import bundle, huggingface
 from humpback_jax.data.tokenizer import Tokenizer
+from humpback_jax.errors import UserError
 from humpback_jax.evaluate.curation import auc
 from humpback_jax.evaluate.drift import drift
 from humpback_jax.infer import memory, steps, weights
@@ -248,7 +249,8 @@ def asked(
 ) -> Subject:
     """Returns a model that rates pairs and reads answers.
 
-    Half of what it continues are backward prompts, half the first thirds of answers.
+    Half of what it continues are backward prompts, half the first thirds of answers. What is longer
+    than the model's longest sequence is left out.
     """
     tokenizer: Tokenizer = model.tokenizer
     texts = RatingPrompts(tokenizer, prompts)
@@ -258,6 +260,10 @@ def asked(
     }
     backward = [tokenizer.encode_prompt(prompts.render_backward(output)) for _, output in pairs]
     answers = [[tokenizer.bos_id, *tokenizer.encode(output)] for _, output in pairs]
+    room = model.config.max_length
+    rated = {key: ids for key, ids in rated.items() if len(ids) <= room}
+    backward = [ids for ids in backward if len(ids) + NEW_TOKENS <= room]
+    answers = [ids for ids in answers if len(ids) <= room]
     begun = [ids[: max(1, len(ids) // 3)] for ids in answers[: CONTINUED // 2]]
     params = jax.tree.map(lambda x: x.astype("float32"), model.params)
     return Subject(
@@ -281,7 +287,11 @@ def stories(folder: pathlib.Path) -> Subject:
 
 def folder(path: str, pairs: str) -> Subject:
     """Returns a model folder that is asked about a file's pairs."""
-    rows = [row for _, row in read_jsonl(pairs)]
+    rows = []
+    for number, row in read_jsonl(pairs):
+        if not isinstance(row, dict) or not {"instruction", "output"} <= row.keys():
+            raise UserError(f"{pairs} line {number} is no pair: give it instruction and output")
+        rows.append(row)
     random.Random(0).shuffle(rows)
     found = [(row["instruction"], row["output"]) for row in rows[:RATED]]
     return asked(pathlib.Path(path).name, bundle.load_model(path), found, Prompts())
