@@ -35,6 +35,8 @@ def prepare(params: Any, dtype: str | None = None) -> Weights:
       dtype: "int8" quantises the kernels.
     """
     weights = params if isinstance(params, Weights) else _in_form(params)
+    if weights is params and (dtype != INT8 or weights.form.int8):
+        return weights
     if dtype == INT8 and not weights.form.int8:
         weights = quantised(weights)
     return dataclasses.replace(weights, params=layout.lay_out(weights.params))

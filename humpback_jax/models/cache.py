@@ -9,7 +9,6 @@ Of either, keys and values may be int8, beside a scale of each entry's and KV he
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.struct
 import jax

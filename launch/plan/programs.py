@@ -7,14 +7,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from humpback_jax import partitioning
 from humpback_jax.errors import UsageError
 from humpback_jax.infer import layout, packing, steps
 from humpback_jax.infer.packing import BatchShape
-from humpback_jax.models import flops
-from humpback_jax.models.config import LlamaConfig
+from humpback_jax.models import flops, sharding
+from humpback_jax.models.config import INT8, LlamaConfig
+from humpback_jax.models.dense import Form
 from humpback_jax.models.init import abstract_params, boxed_params
 from humpback_jax.partitioning import MeshConfig
 from humpback_jax.train import fit
@@ -144,11 +145,12 @@ def _inference(settings: Settings) -> tuple[LlamaConfig, Mesh]:
 def _inference_arguments(settings: Settings, config: LlamaConfig, mesh: Mesh):
     """Returns (program, abstract parameters)."""
     sampling = dataclasses.replace(settings.sampling, seed=0)  # as the engine does
-    cache_dtype = settings.engine.cache_dtype
-    program = steps.Program(config, mesh, sampling, (config.vocab_size - 1,), cache_dtype)
-    shardings = partitioning.tree_shardings(boxed_params(config), mesh)
-    params = jax.tree.map(_with_sharding, abstract_params(config), layout.formats(shardings))
-    return program, params
+    engine = settings.engine
+    form = Form(int8=engine.weights_dtype == INT8)
+    stop_ids = (config.vocab_size - 1,)
+    program = steps.Program(config, mesh, sampling, stop_ids, engine.cache_dtype, form)
+    shardings = layout.formats(partitioning.tree_shardings(boxed_params(config, form), mesh))
+    return program, jax.tree.map(_with_sharding, abstract_params(config, form), shardings)
 
 
 def _inputs(shape: BatchShape, mesh: Mesh) -> steps.Inputs:
@@ -163,20 +165,20 @@ def _slots(settings: Settings, program: steps.Program, mesh: Mesh) -> steps.Stat
     length = settings.engine.buckets[-1] + settings.sampling.max_new_tokens
     with partitioning.rules(mesh):
         state = jax.eval_shape(lambda: steps.free_slots(program, slots, length))
-    return jax.tree.map(lambda x: _placed_state(x, program.config, mesh), state)
+        cache = jax.tree.map(lambda x: _placed(x, state.cache.axes[: x.ndim], mesh), state.cache)
+    by_row = partitioning.batch_sharding(mesh)
+    rest = dataclasses.replace(state, cache=None)
+    rest = jax.tree.map(lambda x: _with_sharding(x, by_row), rest)
+    return dataclasses.replace(rest, cache=cache)
 
 
-def _with_sharding(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+def _with_sharding(x: Any, where: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
 
-def _placed_state(x: Any, config: LlamaConfig, mesh: Mesh) -> jax.ShapeDtypeStruct:
-    """Places a leaf of the engine's state as prefill leaves it: the cache [L, B, K, S, H], rows."""
-    spec = partitioning.batch_sharding(mesh).spec
-    if x.ndim == 5:
-        even = config.num_kv_heads % mesh.shape["tensor"] == 0
-        spec = PartitionSpec(None, spec[0], "tensor" if even else None, None, None)
-    return _with_sharding(x, NamedSharding(mesh, spec))
+def _placed(x: Any, axes: tuple[str | None, ...], mesh: Mesh) -> jax.ShapeDtypeStruct:
+    """Places an array by its logical axes, under the mesh's rules."""
+    return _with_sharding(x, NamedSharding(mesh, sharding.spec(x.shape, axes)))
 
 
 def _bytes_a_device(tree: Any) -> int:
