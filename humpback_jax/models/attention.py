@@ -176,7 +176,8 @@ def attend_blocks(
         scores = jnp.einsum(
             "KPH,BKGH->KPBG", prefix[0], grouped, preferred_element_type=jnp.float32
         )
-        state = _add_block(state, scores.transpose(2, 0, 3, 1), "BKGP,KPH->BKGH", prefix[1])
+        # So do the values, without which a CPU has no product of 16 bits here.
+        state = _add_block(state, scores.transpose(2, 0, 3, 1), "KPH,BKGP->BKGH", prefix[1])
     start = 0
     for block in blocks:
         stop = start + block.keys.shape[2]
@@ -185,7 +186,7 @@ def attend_blocks(
         if block.key_scales is not None:
             scores = scores * block.key_scales[..., None]
         scores = jnp.where(mask[:, 0, None, None, start:stop], scores.swapaxes(2, 3), MASKED)
-        state = _add_block(state, scores, "BKGS,BKSH->BKGH", values, block.value_scales)
+        state = _add_block(state, scores, "BKSH,BKGS->BKGH", values, block.value_scales)
         start = stop
     _, total, out = state
     return (out / total[..., None]).astype(query.dtype).reshape(query.shape)
@@ -205,6 +206,6 @@ def _add_block(
     weights = jnp.exp(scores - new[..., None])
     factors = weights if scales is None else weights * scales[:, :, None]
     added = jnp.einsum(
-        product, factors.astype(values.dtype), values, preferred_element_type=jnp.float32
+        product, values, factors.astype(values.dtype), preferred_element_type=jnp.float32
     )
     return new, total * shrink + weights.sum(-1), out * shrink[..., None] + added
