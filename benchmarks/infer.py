@@ -26,6 +26,7 @@ from flax import linen as nn
 from humpback_jax.checkpoints import huggingface
 from humpback_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from humpback_jax.hardware import Chip, chip_of
+from humpback_jax.method.rating import RatingConfig
 from humpback_jax.models import flops
 from humpback_jax.models.config import LlamaConfig
 from humpback_jax.models.init import init_params
@@ -38,7 +39,7 @@ SLOTS = 16
 FIRST_ORDINARY_ID = 3
 CHOICES = [11, 12, 13, 14, 15]  # stand for the digits 1 to 5: any ids cost the same
 RUBRIC_TOKENS = 512
-REASON_TOKENS = 64
+REASON_TOKENS = RatingConfig().max_reasoning_tokens
 GPU_SLOTS, GPU_PROMPT, GPU_NEW, GPU_PREFILL = 64, 128, 256, 1024
 
 
@@ -217,7 +218,7 @@ def curation(bench: Bench, turns: int) -> list[dict]:
            "slots": SLOTS}  # fmt: skip
     shared = {**job, "prefix": rubric, "buckets": [128, 192]}
     reason = {**shared, "do": "reason", "limits": [REASON_TOKENS] * len(own),
-              "buckets": [128, 192, 256]}  # fmt: skip
+              "buckets": [128, 192, 256, 320]}  # fmt: skip
     without = "ours, rubric read by every candidate"
     reasoning = f"ours, a reason of {REASON_TOKENS} tokens first"
     jobs = {

@@ -95,11 +95,14 @@ class EngineConfig:
         return -(-self.slots // ways) * ways
 
     def _shape(self, rows: int, bucket: int, ways: int) -> BatchShape:
-        """Returns a batch of so many rows a device, with tokens for half of the longest ones."""
+        """Returns a batch of at most so many rows a device, with tokens for half of the longest."""
         longest = -(-rows // 2)
         if self.max_batch_tokens:
             longest = min(longest, self.max_batch_tokens // ways // bucket)
-        return BatchShape(ways, rows, max(1, longest) * bucket, bucket)
+        tokens = max(1, longest) * bucket
+        # All rows are longer than the bucket before: no more of them fit.
+        shortest = 1 + max((b for b in self.buckets if b < bucket), default=0)
+        return BatchShape(ways, min(rows, tokens // shortest), tokens, bucket)
 
 
 @dataclasses.dataclass(frozen=True)

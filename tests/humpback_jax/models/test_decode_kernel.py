@@ -75,7 +75,9 @@ def _expected(step, entries, prefix=None):
     ]
     query = step.query.reshape(rows, 1, kv_heads * groups, SIZE)
     mask = attention.cache_mask(entries[:, None], cache[0].shape[2], 0)
-    return attention.attend_blocks(query, [attention.Block(*cache)], mask, prefix).reshape(step.query.shape)
+    return attention.attend_blocks(query, [attention.Block(*cache)], mask, prefix).reshape(
+        step.query.shape
+    )
 
 
 @pytest.fixture(autouse=True)
