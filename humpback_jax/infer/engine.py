@@ -75,13 +75,15 @@ class EngineConfig:
                 )
 
     def scored(self, bucket: int, ways: int) -> BatchShape:
-        """Returns the shape in which prompts of a bucket are scored, `slots` at most.
+        """Returns the shape in which prompts of a bucket are scored: half as many as `slots`.
+
+        The fewer they are, the less of the last batch is padding.
 
         Args:
           bucket: tokens of the longest prompt.
           ways: devices that split a batch.
         """
-        return self._shape(max(1, self.slots // ways), bucket, ways)
+        return self._shape(max(1, self.slots // 2 // ways), bucket, ways)
 
     def refill(self, bucket: int, ways: int) -> BatchShape:
         """Returns the shape in which prompts of a bucket are read to be continued.
@@ -240,7 +242,7 @@ class Slots:
     def _places(self, waiting: Sequence[_Row]) -> list[int]:
         """Returns where in a prefill the next rows go: a full one, or all that wait."""
         some = itertools.islice(waiting, self._shape.all_rows)
-        return packing.place([len(row.tokens) for row in some], self._shape)
+        return list(packing.place((len(row.tokens) for row in some), self._shape).values())
 
     def _insert(self, rows: list[_Row], places: list[int]) -> None:
         inputs = _inputs(rows, places, self._shape, self._program.mesh)
@@ -383,7 +385,7 @@ class Engine:
     def warm_up_scores(self, choices: Sequence[int], prefix: Sequence[int] = ()) -> None:
         """Compiles all that `score_choices` can need for so many choices, likewise."""
         for bucket, shared in self._kinds(prefix):
-            self._score([], bucket, shared, choices)
+            self._score([], [], bucket, shared, choices)
 
     def _kinds(self, prefix: Sequence[int]) -> Iterator[tuple[int, SharedPrefix | None]]:
         """Yields (bucket, what its requests share) for all groups that requests may fall into."""
@@ -404,25 +406,37 @@ class Engine:
         log_probs = np.full((len(requests), len(choices)), np.nan, np.float32)
         too_long = np.ones(len(requests), bool)
         for bucket, group, shared in self._groups(requests, tuple(prefix), None):
-            while group:
-                scores = self._score(group, bucket, shared, choices)
-                rows, group = group[: len(scores)], group[len(scores) :]
+            for rows, places in self._batches(group, bucket):
                 indices = [row.index for row in rows]
-                log_probs[indices] = scores
+                log_probs[indices] = self._score(rows, places, bucket, shared, choices)
                 too_long[indices] = False
         weights = np.exp(log_probs - log_probs.max(axis=1, keepdims=True, initial=-np.inf))
         probabilities = weights / weights.sum(axis=1, keepdims=True)
         return ChoiceScores(log_probs, probabilities, too_long)
 
+    def _batches(self, rows: list[_Row], bucket: int) -> Iterator[tuple[list[_Row], list[int]]]:
+        """Yields (rows that are scored together, their places); shorter ones fill what is left."""
+        shape, waiting = self.engine_config.scored(bucket, self._split), rows[::-1]
+        while waiting:
+            near, waiting = waiting[: 4 * shape.all_rows], waiting[4 * shape.all_rows :]
+            lengths = (len(row.tokens) for row in near)
+            places = packing.place(lengths, shape, overtaking=True)
+            yield [near[i] for i in places], list(places.values())
+            waiting = [row for i, row in enumerate(near) if i not in places] + waiting
+
     def _score(
-        self, rows: list[_Row], bucket: int, shared: SharedPrefix | None, choices: Sequence[int]
+        self,
+        rows: list[_Row],
+        places: list[int],
+        bucket: int,
+        shared: SharedPrefix | None,
+        choices: Sequence[int],
     ) -> np.ndarray:
-        """Returns the choices' log-probabilities after the first rows, as many as fit a batch."""
+        """Returns the log-probabilities of the choices after each row, [n, C] float32."""
         program = steps.Program(self.config, self.mesh, form=self._weights.form)
         shape = self.engine_config.scored(bucket, self._split)
-        places = packing.place((len(row.tokens) for row in rows), shape)
         with self._rules():
-            inputs = _inputs(rows[: len(places)], places, shape, self.mesh)
+            inputs = _inputs(rows, places, shape, self.mesh)
             ids = np.asarray(choices, np.int32)
             scores = steps.score(program, self._params, shared, inputs, ids)
         return jax.device_get(scores)[places]

@@ -30,20 +30,28 @@ class BatchShape:
         return self.groups * self.rows
 
 
-def place(lengths: Iterable[int], shape: BatchShape) -> list[int]:
-    """Returns a row in the batch for each of the first prompts, as many as fit in this order.
+def place(lengths: Iterable[int], shape: BatchShape, overtaking: bool = False) -> dict[int, int]:
+    """Returns {index of a prompt: its row in the batch}, in the prompts' order.
 
     Row g * R + r is the r-th of group g. The next prompt goes where most tokens are free.
+
+    Args:
+      lengths: of the prompts.
+      shape: of the batch.
+      overtaking: a prompt that does not fit is left out, and shorter ones behind it are taken;
+        otherwise it is the end.
     """
-    free, used, places = [shape.tokens] * shape.groups, [0] * shape.groups, []
-    for length in lengths:
+    free, used, places = [shape.tokens] * shape.groups, [0] * shape.groups, {}
+    for index, length in enumerate(lengths):
         open_groups = [g for g in range(shape.groups) if used[g] < shape.rows]
         if not open_groups:
             break
         group = max(open_groups, key=lambda g: free[g])
         if free[group] < length:
+            if overtaking:
+                continue
             break
-        places.append(group * shape.rows + used[group])
+        places[index] = group * shape.rows + used[group]
         free[group] -= length
         used[group] += 1
     return places

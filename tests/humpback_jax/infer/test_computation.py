@@ -18,7 +18,7 @@ from humpback_jax.partitioning import MeshConfig
 
 CONFIG = dataclasses.replace(SMALL, embed_dim=64, num_heads=8, mlp_dim=128, initializer_range=0.3)
 PARAMS = nn.unbox(init_params(CONFIG, jax.random.key(0)))
-SHAPES = EngineConfig(slots=8, buckets=(16,))
+SHAPES = EngineConfig(slots=32, buckets=(16,))
 SAMPLING = SamplingConfig(max_new_tokens=6, temperature=1.0, seed=7)
 
 
@@ -48,7 +48,7 @@ def one_device():
 
 @pytest.mark.parametrize("axes", [MeshConfig(data=1), MeshConfig(data=2)])
 def test_replicas_with_as_many_slots_each_are_one_computation_with_one_result(axes, one_device):
-    mesh, shapes = _mesh(axes), dataclasses.replace(SHAPES, slots=8 * axes.data)
+    mesh, shapes = _mesh(axes), dataclasses.replace(SHAPES, slots=SHAPES.slots * axes.data)
     assert computation(shapes, mesh) == computation(SHAPES, None)
     assert _results(mesh, shapes) == one_device
 

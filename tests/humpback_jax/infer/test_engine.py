@@ -363,9 +363,11 @@ def test_a_mesh_gives_the_results_of_one_device(axes, form):
 def test_batches_fit_the_mesh_and_the_token_budget():
     shapes = EngineConfig(slots=6, buckets=[16, 64], max_batch_tokens=128)
     assert shapes.buckets == (16, 64)
-    assert shapes.scored(16, ways=1) == BatchShape(1, rows=6, tokens=3 * 16, bucket=16)
+    assert shapes.scored(16, ways=1) == BatchShape(1, rows=3, tokens=2 * 16, bucket=16)
     assert shapes.scored(16, ways=4) == BatchShape(4, rows=1, tokens=16, bucket=16)
-    assert shapes.scored(64, ways=1) == BatchShape(1, rows=6, tokens=2 * 64, bucket=64)
+    assert shapes.scored(64, ways=1) == BatchShape(1, rows=3, tokens=2 * 64, bucket=64)
+    # All are longer than 16 tokens: no fourth fits.
+    assert EngineConfig(slots=16, buckets=(40, 64)).scored(64, ways=1).rows == 4 * 64 // 41
     # The longest prompt is read, whatever the budget.
     assert shapes.scored(64, ways=4) == BatchShape(4, rows=1, tokens=64, bucket=64)
     assert shapes.slots_over(4) == 8

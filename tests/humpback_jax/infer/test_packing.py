@@ -10,25 +10,26 @@ PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [11, 12, 13, 14, 15], [21, 22, 23], [31, 32]]
 
 
 def test_a_prompt_goes_where_most_tokens_are_free():
-    assert place([7, 5, 3, 2], SHAPE) == [0, 3, 4, 1]
+    assert place([7, 5, 3, 2], SHAPE) == {0: 0, 1: 3, 2: 4, 3: 1}
 
 
-def test_nothing_overtakes_a_prompt_that_does_not_fit():
-    assert place([8, 8, 7, 1], SHAPE) == [0, 3]
+def test_what_does_not_fit_ends_a_batch_or_is_overtaken():
+    assert place([8, 8, 7, 1], SHAPE) == {0: 0, 1: 3}
+    assert place([8, 8, 7, 1], SHAPE, overtaking=True) == {0: 0, 1: 3, 3: 1}
 
 
-@given(st.lists(st.integers(1, 8)))
-def test_no_group_is_overfilled(lengths):
-    places = place(lengths, SHAPE)
-    assert len(set(places)) == len(places)
+@given(st.lists(st.integers(1, 8)), st.booleans())
+def test_no_group_is_overfilled(lengths, overtaking):
+    places = place(lengths, SHAPE, overtaking)
+    assert len(set(places.values())) == len(places)
     assert bool(places) == bool(lengths)
     for group in range(SHAPE.groups):
-        own = [n for n, row in zip(lengths, places, strict=False) if row // SHAPE.rows == group]
+        own = [lengths[i] for i, row in places.items() if row // SHAPE.rows == group]
         assert sum(own) <= SHAPE.tokens
 
 
 def _packed():
-    places = place(list(map(len, PROMPTS)), SHAPE)
+    places = list(place(map(len, PROMPTS), SHAPE).values())
     keys = [np.array([i, i], np.uint32) for i in range(4)]
     return places, pack(PROMPTS, places, [5, 6, 7, 8], keys, SHAPE)
 
