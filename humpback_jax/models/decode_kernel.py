@@ -55,7 +55,7 @@ def decode_attend(
     rows = [query, *(x.astype(cache[0].dtype)[:, :, None] for x in new)]
     if prefix is not None:
         rows += _attend_prefix(query, *prefix)
-    run = functools.partial(_run, interpret=sharding.platform() != "tpu")
+    run = _run if sharding.platform() == "tpu" else _run_interpreted
     if not jax.sharding.get_abstract_mesh().empty:
         by_row = [sharding.spec(x.shape, _QUERY_AXES) for x in rows]
         by_cache = sharding.spec(cache[0].shape, _CACHE_AXES)
@@ -101,7 +101,16 @@ def block_length(kv_heads: int, length: int, head_dim: int, itemsize: int) -> in
     return min(max(fitting, _LANES), -(-length // _LANES) * _LANES)
 
 
-def _run(scalars, rows, cache, *, interpret: bool):
+def _run_interpreted(scalars, rows, cache):
+    """Runs it without a TPU, on whole blocks, which JAX's interpreter wants of what it aliases."""
+    length, itemsize = cache[0].shape[3], cache[0].dtype.itemsize
+    block = block_length(cache[0].shape[2], length, cache[0].shape[4], itemsize)
+    widths = ((0, 0), (0, 0), (0, 0), (0, -length % block), (0, 0))
+    out, kept = _run(scalars, rows, tuple(jnp.pad(x, widths) for x in cache), interpret=True)
+    return out, tuple(x[:, :, :, :length] for x in kept)
+
+
+def _run(scalars, rows, cache, interpret: bool = False):
     """Runs the kernel on one device's rows and heads."""
     batch, kv_heads, groups, head_dim = rows[0].shape
     length, itemsize = cache[0].shape[3], cache[0].dtype.itemsize
