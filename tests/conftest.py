@@ -17,6 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "goldens"))
 
 import gin  # noqa: E402
+import jax  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +25,13 @@ def _fresh_gin():
     """Gin's configuration is global: no test leaves bindings behind."""
     yield
     gin.clear_config()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_programs_of_before():
+    """A compiled program takes up to hundreds of the 65,530 memory maps that a process may have."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture
