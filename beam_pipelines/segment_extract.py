@@ -13,8 +13,9 @@ from beam_pipelines.execution import BeamConfig, run_pipeline
 from beam_pipelines.progress import shard_progress
 from humpback_jax.corpus.filters import SegmentFilters, node_id, select
 from humpback_jax.corpus.html import PageError
+from humpback_jax.corpus.page import Page
 from humpback_jax.corpus.segments import HeaderNode, page_headers
-from humpback_jax.corpus.warc import Page, read_pages
+from humpback_jax.corpus.warc import read_pages
 from humpback_jax.records import Reject, Segment
 from humpback_jax.rundir import Counts, StageDir, write_atomic
 

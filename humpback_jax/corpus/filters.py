@@ -17,9 +17,9 @@ from resiliparse.parse.lang import detect_fast
 
 from humpback_jax import records
 from humpback_jax.configurable import configurable
+from humpback_jax.corpus.page import MAX_PAGE_BYTES, Page
 from humpback_jax.corpus.repetition import repetition
 from humpback_jax.corpus.segments import HeaderNode
-from humpback_jax.corpus.warc import MAX_PAGE_BYTES, Page
 from humpback_jax.errors import UsageError
 
 # The steps of the funnel in the order in which they are applied, with the reasons of each.

@@ -9,7 +9,7 @@ import re
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from humpback_jax.corpus.warc import Page
+from humpback_jax.corpus.page import Page
 
 # 100,000 nested div take 9 seconds, 10,000 take 0.1; real pages stay below 100.
 MAX_DEPTH = 5000

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from humpback_jax.corpus.html import PageError, parse_page
+from humpback_jax.corpus.page import Page
 from humpback_jax.corpus.text_layout import (
     BREAK,
     CELL,
@@ -29,7 +30,6 @@ from humpback_jax.corpus.text_layout import (
     lay_out_line,
     verbatim,
 )
-from humpback_jax.corpus.warc import Page
 
 # aria-level may be any number; the bound keeps the tree shallow.
 _MAX_LEVEL = 9

@@ -8,7 +8,6 @@ has cut in two (ClueWeb09). Every loss is one `Reject` with a named reason.
 """
 
 import csv
-import dataclasses
 import io
 import re
 import zlib
@@ -19,10 +18,9 @@ from etils import epath
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from humpback_jax.corpus.http_message import parse_content_type, parse_http
+from humpback_jax.corpus.page import MAX_PAGE_BYTES, Page
 from humpback_jax.errors import UserError
 from humpback_jax.records import Reject, Source
-
-MAX_PAGE_BYTES = 8 << 20
 
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 _BLOCK = 1 << 20
@@ -39,30 +37,6 @@ _CUT_RECORD = re.compile(
 _HEADER_LINE = re.compile(rb"([\w-]+):[ \t]*([^\r\n]*)\r?\n")
 _CLUEWEB22_FILE = re.compile(r"(\w+?\d\d)\d\d-\d\d\.warc(?:\.gz)?$")
 _CORPUS_IDS = ("ClueWeb22-ID", "WARC-TREC-ID", "WARC-Record-ID")
-
-
-@dataclasses.dataclass(frozen=True)
-class Page:
-    """A web page as it stands in the archive.
-
-    Attributes:
-      source: file as it was given, compressed offset of the record (one can seek to it unless the
-        file is a single gzip stream), and the corpus's own id of the record.
-      url: the target URI, without the angle brackets some writers put around it.
-      content_type: media type in lower case, "" if none was given.
-      charset: as HTTP gave it, "" if it did not.
-      status: HTTP status, 0 if the record holds no HTTP header.
-      language: as the archive declares it (ClueWeb22), else "".
-      payload: the decoded body; one byte longer than the limit if it was cut there.
-    """
-
-    source: Source
-    url: str
-    content_type: str
-    charset: str
-    status: int
-    language: str
-    payload: bytes
 
 
 def read_pages(

@@ -18,9 +18,10 @@ from humpback_jax.corpus.filters import (
     site_of,
     text_digest,
 )
+from humpback_jax.corpus.page import Page
 from humpback_jax.corpus.repetition import repetition, sentences
 from humpback_jax.corpus.segments import page_headers
-from humpback_jax.corpus.warc import Page, read_pages
+from humpback_jax.corpus.warc import read_pages
 from humpback_jax.errors import UsageError
 from humpback_jax.records import Source
 

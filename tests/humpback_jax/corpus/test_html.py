@@ -3,7 +3,7 @@ import time
 import pytest
 
 from humpback_jax.corpus.html import PageError, decode, parse_page
-from humpback_jax.corpus.warc import Page
+from humpback_jax.corpus.page import Page
 from humpback_jax.records import Source
 
 TEXT = "<p>Crème brûlée, “sugar”</p>"

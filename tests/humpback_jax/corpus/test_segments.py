@@ -4,8 +4,9 @@ import pytest
 from selectolax.lexbor import LexborHTMLParser
 
 from humpback_jax.corpus.html import PageError, parse_page
+from humpback_jax.corpus.page import Page
 from humpback_jax.corpus.segments import header_nodes, page_headers
-from humpback_jax.corpus.warc import Page, read_pages
+from humpback_jax.corpus.warc import read_pages
 from humpback_jax.records import Source
 
 CORPUS = pathlib.Path(__file__).resolve().parents[3].parent / "shared" / "data" / "corpus"

@@ -6,7 +6,8 @@ import pytest
 
 from humpback_jax.corpus import warc
 from humpback_jax.corpus.http_message import parse_http
-from humpback_jax.corpus.warc import Page, read_pages
+from humpback_jax.corpus.page import Page
+from humpback_jax.corpus.warc import read_pages
 from humpback_jax.errors import UserError
 
 CORPUS = pathlib.Path(__file__).resolve().parents[3].parent / "shared" / "data" / "corpus"
