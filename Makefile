@@ -10,7 +10,7 @@ FAST := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=200000000000
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 
-.PHONY: install quickstart test test-fast check format claims base parity bench-train bench-infer bench-precision tpu-check clean
+.PHONY: install quickstart test test-fast fuzz check format claims base parity bench-train bench-infer bench-precision tpu-check clean
 
 install: $(INSTALLED)
 
@@ -49,6 +49,10 @@ base: install
 	$(FAST) $(BIN)/humpback pretrain --gin_file=recipes/microworld_base.gin
 	mkdir -p humpback_jax/microworld/base
 	cp runs/microworld_base/base_model/* humpback_jax/microworld/base/
+
+# Ten thousand damaged pages and archives through the segment stage; ten minutes on one core.
+fuzz: install
+	$(BIN)/python tests/fuzz/corpus_fuzz.py --cases 10000
 
 # Remakes the golden values of the model tests with torch and transformers, in a venv of their own.
 parity: .venv-peers

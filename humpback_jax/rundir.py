@@ -262,10 +262,12 @@ class StageDir:
         fingerprint: str,
         rejects: Sequence[records.Reject] = (),
         folder: str = "shards",
+        **extra: Any,
     ) -> None:
         """Writes a shard, its rejects and then its done marker; each appears whole or not at all.
 
-        `folder` is "shards" for the stage's result, another name for its intermediate shards.
+        `folder` is "shards" for the stage's result, another name for its intermediate shards;
+        `extra` goes into the marker.
         """
         counts.check(f"shard {index} of stage {self.name}")
         content = records.to_parquet(cls, rows)
@@ -276,7 +278,7 @@ class StageDir:
             write_atomic(self.shard_path(index, "rejects" + suffix), rejected)
         sha256 = hashlib.sha256(content).hexdigest()
         marker = {"counts": counts, "fingerprint": fingerprint, "sha256": sha256}
-        write_json(self.marker(index, folder), marker)
+        write_json(self.marker(index, folder), {**marker, **extra})
 
     def markers(self, folder: str = "shards") -> list[dict[str, Any]]:
         """Returns the done markers of all finished shards, in order of their index."""

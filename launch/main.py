@@ -54,8 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     command("run", "run the whole loop; skip what is done, resume what was killed")
-    for name, text in _SINGLE.items():
-        command(name, text)
+    single = {name: command(name, text) for name, text in _SINGLE.items()}
+    text = "print the headers of this page of the corpus and what became of each; runs nothing"
+    single["segment"].add_argument("--explain", metavar="URL", help=text)
     train = command("train", "finetune one model from the base")
     train.add_argument("--model", required=True, help="Myx, M0, M1, ... or an arm of the recipe")
     curate = command("curate", "rate the candidates with the model of the iteration before")
@@ -110,6 +111,11 @@ def _run(arguments: Sequence[str]) -> None:
 
     configuration.parse(options.gin_file, bindings, search)
     context = Context(configuration.build(Recipe), options.engine)
+    if options.command == "segment" and options.explain:
+        from launch import explain
+
+        explain.run(context, options.explain)
+        return
     name = "" if options.command == "run" else _stage_name(options, context.recipe)
     loop.describe_run(context)
     if name:

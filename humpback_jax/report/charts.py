@@ -132,6 +132,33 @@ def score_histogram(scores: Mapping[str, float], chosen: frozenset[str], width=0
     )
 
 
+def length_histogram(edges: Sequence[int], total: Sequence[int], kept: Sequence[int]) -> BarChart:
+    """Returns the histogram of lengths in bins of growing width; emphasised are the kept ones.
+
+    Args:
+      edges: the bins' limits in characters, one more than bins.
+      total: what was considered in each bin.
+      kept: how many of them were kept.
+    """
+    axis = axis_over([0, *total], 4)
+    step = (_WIDTH - _LEFT - _RIGHT) / max(1, len(total))
+    height, base = 190.0, 164.0
+    bars = []
+    for i, (number, good) in enumerate(zip(total, kept, strict=True)):
+        tall = (base - _TOP) * axis.share(number)
+        title = f"{edges[i]} to {edges[i + 1] - 1} characters: {number}, {good} of them kept"
+        inner = tall * min(1.0, good / number) if number else 0.0
+        bars.append(_bar((_LEFT + i * step + 1, base - tall, step - 2, tall, inner), title))
+    stride = -(-len(edges) // 7)
+    x_ticks = tuple(
+        Tick(round(_LEFT + i * step, 1), formats.large(edges[i]))
+        for i in range(0, len(edges), stride)
+    )
+    return BarChart(
+        _WIDTH, height, _LEFT, base, tuple(bars), x_ticks, _y_ticks(axis, base, _count_label)
+    )
+
+
 def calibration_chart(bins: Sequence[Mapping], base_rate: float | None) -> BarChart:
     """Returns the share of good segments in each bin of scores, the count above each bar."""
     height, base, top = 190.0, 164.0, 22.0

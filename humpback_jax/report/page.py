@@ -18,6 +18,7 @@ from etils import epath
 
 import humpback_jax
 from humpback_jax.report import (
+    corpus_profile,
     curves,
     drifts,
     evaluation,
@@ -132,6 +133,7 @@ def _parts(run: Run, files: RunFiles, table: Mapping[str, Any]) -> dict[str, Any
         "curation": table.get("curation", {}),
         "backward": table.get("backward"),
         "funnel": funnel.corpus_funnel(files),
+        "profile": corpus_profile.corpus_profile(files),
         "seed": files.counts("seed"),
         "augment": files.counts("augment"),
         "lengths": lengths.length_rows(files, run.models),

@@ -10,6 +10,7 @@ from etils import epath
 
 from humpback_jax import records, rundir
 from humpback_jax.corpus.filters import funnel
+from humpback_jax.corpus.profile import Profile
 from humpback_jax.evaluate import curation as quality
 from humpback_jax.evaluate import microworld
 from humpback_jax.method import mixtures, selection
@@ -48,6 +49,9 @@ class FakeRun:
         stage = StageDir(self.root, name)
         stage.begin({"name": name}, {})
         return stage
+
+    def stage_summary(self, name: str) -> dict:
+        return StageDir(self.root, name).summary()
 
     def _write(self, stage: StageDir, cls: type, rows, rejects=()) -> Counts:
         """Writes records that may carry a status as the inference stages do."""
@@ -89,7 +93,10 @@ class FakeRun:
         counts = Counts(n + sum(reasons.values()), n, reasons)
         pages = Counts(n // 4 + 9, n // 4, {"http_status": 5, "not_html": 3}, 1)
         steps = funnel(counts.records_in, collections.Counter(reasons))
-        stage.finish(counts, "d", 3.21, pages=pages, funnel=steps)
+        profile = Profile()
+        for i in range(n // 4):
+            profile.add_page("de" if i % 5 == 4 else EVIL if i == 0 else "en", [40, 700, 1500])
+        stage.finish(counts, "d", 3.21, pages=pages, funnel=steps, profile=profile.plain())
 
     def seed(self) -> None:
         stage = self.stage("seed")

@@ -1,0 +1,69 @@
+"""`humpback segment --explain URL`: a page's headers, and what became of each."""
+
+import functools
+from collections.abc import Iterator
+
+import pyarrow.parquet as pq
+
+from beam_pipelines.corpus_files import find_files
+from beam_pipelines.segment import STAGE
+from beam_pipelines.segment_collect import shard_of
+from humpback_jax.corpus.explain import KEPT, explain
+from humpback_jax.corpus.filters import SegmentFilters
+from humpback_jax.corpus.page import Page
+from humpback_jax.corpus.warc import read_pages
+from humpback_jax.errors import UserError
+from humpback_jax.rundir import StageDir
+from launch import configuration
+from launch.context import Context
+
+_DROPPED = "dropped later"
+
+
+def run(context: Context, url: str) -> None:
+    """Prints the pages of the corpus with that URL, those of the first file that has any.
+
+    Raises:
+      UserError: no page has it.
+    """
+    filters = configuration.build(SegmentFilters)
+    stage = context.stage(STAGE)
+    if stage.is_done():
+        later = functools.partial(_fate, stage, context.recipe.num_shards)
+    else:
+        later = _kept_so_far
+    for page in _pages_of(context.recipe.path(context.recipe.corpus), url, filters.max_page_bytes):
+        print("\n".join(explain(page, filters, later)), flush=True)
+
+
+def _pages_of(corpus: str, url: str, max_page_bytes: int) -> Iterator[Page]:
+    read = 0
+    for file in find_files(corpus):
+        found = False
+        for page in read_pages(file, max_page_bytes):
+            read += 1
+            if isinstance(page, Page) and page.url == url:
+                found = True
+                yield page
+        if found:
+            return
+    raise UserError(
+        f"none of the {read} pages of '{corpus}' has the URL {url}: give it as the corpus has it, "
+        "with http:// or https:// and every slash"
+    )
+
+
+def _kept_so_far(segment_id: str) -> str:
+    del segment_id  # what needs the whole corpus has not been decided
+    return KEPT
+
+
+def _fate(stage: StageDir, num_shards: int, segment_id: str) -> str:
+    """Returns what the finished stage decided on a segment that passed the filters of its page."""
+    shard = shard_of(segment_id, num_shards)
+    with stage.shard_path(shard).open("rb") as stream:
+        kept = pq.read_table(stream, columns=["segment_id"]).column(0).to_pylist()
+    if segment_id in kept:
+        return KEPT
+    rejects = (reject for reject in stage.read_rejects() if reject.record_id == segment_id)
+    return next((reject.reason for reject in rejects), _DROPPED)

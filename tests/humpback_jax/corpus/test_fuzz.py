@@ -1,0 +1,34 @@
+"""The first cases of `make fuzz`."""
+
+import pytest
+from corpus_fuzz import load_material, run_cases
+
+CASES = 90
+
+
+@pytest.fixture(scope="module")
+def material():
+    return load_material()
+
+
+@pytest.mark.parametrize("target", ["page", "archive"])
+def test_no_damage_crashes_hangs_or_loses_a_record(target, material, tmp_path):
+    results = list(run_cases(material, [(target, number) for number in range(CASES)], tmp_path))
+    assert len(results) == CASES
+    assert [result for result in results if result[-1]] == []
+    assert len({kind for _, _, kind, *_ in results}) >= (9 if target == "page" else 2)
+
+
+def test_cases_are_the_same_each_time(material):
+    for target in ("page", "archive"):
+        assert material.case(target, 17) == material.case(target, 17)
+        assert material.case(target, 17).content != material.case(target, 18).content
+
+
+def test_what_fails_is_named(material, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("parser broke")
+
+    monkeypatch.setattr("corpus_fuzz.page_headers", fail)
+    results = list(run_cases(material, [("page", 3)], tmp_path))
+    assert [(r[0], r[1], r[-1]) for r in results] == [("page", 3, "ValueError: parser broke")]
