@@ -7,6 +7,7 @@ each kept text once, to the shard its id hashes to. All choices hang on record i
 worker or time: any way of getting to the end ends in the same bytes.
 
     segment/extracted/   one shard for each archive: what passed the filters of its own page
+    segment/sketches/    one table for each archive: what duplicates are found by, without text
     segment/pages/       one shard for each archive: rejected pages, and the count of pages
     segment/shards/      the result, sorted by segment_id
     segment/rejects/     examples of rejected segments and pages for each reason
@@ -23,6 +24,7 @@ from beam_pipelines.corpus_files import corpus_digest, find_files
 from beam_pipelines.execution import BeamConfig
 from beam_pipelines.segment_collect import collect
 from beam_pipelines.segment_extract import EXTRACTED, PAGES, extract
+from beam_pipelines.segment_inputs import locate
 from humpback_jax.corpus.filters import SegmentFilters, funnel
 from humpback_jax.errors import UsageError, UserError
 from humpback_jax.rundir import Counts, StageDir
@@ -60,8 +62,9 @@ def run_segment(
         raise UsageError(f"num_shards is {num_shards}: give 1 or more")
     start = time.monotonic()
     stage = StageDir(run_dir, STAGE)
-    config = {"filters": filters, "num_shards": num_shards}
+    config = {"filters": filters.settings(), "num_shards": num_shards}
     try:
+        filters = locate(filters)
         files = find_files(corpus)
     except UserError:
         # The archives may be gone once the stage is done; its configuration is still compared.
@@ -69,7 +72,8 @@ def run_segment(
             raise
         stage.begin(config, _stage_inputs(stage))
         return
-    fingerprint = stage.begin(config, {"files": str(len(files)), "corpus": corpus_digest(files)})
+    inputs = {"files": str(len(files)), "corpus": corpus_digest(files), **filters.file_digests()}
+    fingerprint = stage.begin(config, inputs)
     if stage.is_done():
         return
     extract(stage, files, filters, fingerprint, beam_config)

@@ -1,34 +1,37 @@
-"""The second pipeline of the segment stage: all extracted shards -> the final shards."""
+"""The second pipeline of the segment stage: all extracted shards -> the final shards.
+
+What is dropped is decided on sketches (`beam_pipelines.segment_decide`); then each kept text is
+moved once, to the shard that its id hashes to, packed with the others of its file.
+"""
 
 import dataclasses
 import hashlib
+import io
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
-from apache_beam import pvalue
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.metrics import Metrics
 
 from beam_pipelines.execution import BeamConfig, run_pipeline
-from beam_pipelines.segment_extract import EXTRACTED, MAX_EXAMPLES, PAGES, Examples, excerpt
+from beam_pipelines.segment_decide import Sketches, decide, rows_of, with_dropped
+from beam_pipelines.segment_extract import EXTRACTED, MAX_EXAMPLES, PAGES, excerpt
 from humpback_jax import records
-from humpback_jax.corpus.filters import SegmentFilters, sample_key, text_digest
+from humpback_jax.corpus.filters import SegmentFilters
+from humpback_jax.corpus.sketches import Sketcher
 from humpback_jax.records import Reject, Segment
 from humpback_jax.rundir import Counts, StageDir
 
+_NAMESPACE = "segment"
 _log = logging.getLogger(__name__)
 
-
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    """A segment without its text: what the decisions over the whole corpus need."""
-
-    segment_id: str
-    file_index: int
-    row: int
-    site: str
-    sample_key: str
+# What a file gives to a final shard: its kept segments as Arrow, how many were dropped for which
+# reason, and examples of rejects.
+Share = tuple[bytes, dict[str, int], list[Reject]]
 
 
 def shard_of(record_id: str, num_shards: int) -> int:
@@ -36,98 +39,88 @@ def shard_of(record_id: str, num_shards: int) -> int:
     return int(hashlib.sha256(record_id.encode()).hexdigest()[:15], 16) % num_shards
 
 
-class _ReadRows(beam.DoFn):
-    """Index of an extracted shard -> (digest of text, row)."""
-
-    def __init__(self, stage: StageDir, seed: int):
-        self._stage, self._seed = stage, seed
-
-    def process(self, element: int) -> Iterator[tuple[str, _Row]]:
-        for row, segment in enumerate(_read_extracted(self._stage, element)):
-            key = sample_key(self._seed, segment.segment_id)
-            light = _Row(segment.segment_id, element, row, segment.site, key)
-            yield text_digest(segment.text), light
-
-
-class _KeepFirst(beam.DoFn):
-    """Of each group keeps the first rows by `order`; the others come out as "dropped"."""
-
-    def __init__(self, limit: int, by_sample_key: bool, reason: str):
-        self._limit, self._by_sample_key, self._reason = limit, by_sample_key, reason
-
-    def process(self, element: tuple[Any, Iterable[Any]]) -> Iterator[Any]:
-        # The place in the corpus settles ties: an archive may hold the same record twice.
-        rows = sorted(
-            element[1],
-            key=lambda r: (r.sample_key if self._by_sample_key else r.segment_id, *_place(r)),
-        )
-        yield from rows[: self._limit]
-        for row in rows[self._limit :]:
-            yield pvalue.TaggedOutput("dropped", (row.file_index, (row.row, self._reason)))
-
-
-def _place(row: _Row) -> tuple[int, int]:
-    return row.file_index, row.row
-
-
 class _Route(beam.DoFn):
-    """(index of an extracted shard, dropped rows) -> (final shard, segment, reject or counts)."""
+    """(index of an extracted shard, what is dropped of it) -> (final shard, `Share`)."""
 
     def __init__(self, stage: StageDir, num_shards: int, todo: Sequence[int]):
         self._stage, self._num_shards, self._todo = stage, num_shards, frozenset(todo)
 
-    def process(self, element: tuple[int, dict[str, list]]) -> Iterator[tuple[int, Any]]:
-        index, groups = element
-        dropped = dict(groups["dropped"])
+    def process(self, element: tuple[int, list[tuple[str, bytes]]]) -> Iterator[tuple[int, Share]]:
+        index, known = element
+        table = _read_extracted(self._stage, index)
+        reasons = rows_of(known)
+        shards = [self._shard(i) for i in table.column("segment_id").to_pylist()]
+        kept: dict[int, list[int]] = defaultdict(list)
         counts: dict[int, Counter[str]] = defaultdict(Counter)
-        examples = Examples()
-        for row, segment in enumerate(_read_extracted(self._stage, index)):
-            shard = shard_of(segment.segment_id, self._num_shards)
-            if shard not in self._todo:
-                continue
-            reason = dropped.get(row)
-            if reason is None:
-                yield shard, segment
-                continue
-            counts[shard][reason] += 1
-            source = f"{segment.source.file}@{segment.source.offset}"
-            detail = excerpt(segment.header, segment.text)
-            examples.add(Reject(segment.segment_id, source, reason, detail))
-        yield from counts.items()
-        earlier = (self._stage.shard_path(index, f) for f in (PAGES, f"rejects-{EXTRACTED}"))
-        for path in earlier:
-            for reject in records.read_parquet(Reject, path) if path.exists() else ():
-                examples.rejects.append(reject)
-        for reject in examples.rejects:
-            shard = shard_of(reject.record_id, self._num_shards)
-            if shard in self._todo:
-                yield shard, reject
+        for row, shard in enumerate(shards):
+            if row in reasons:
+                counts[shard][reasons[row]] += 1
+            else:
+                kept[shard].append(row)
+        rejects: dict[int, list[Reject]] = defaultdict(list)
+        for reject in self._examples(index, table, reasons):
+            rejects[self._shard(reject.record_id)].append(reject)
+        for shard in sorted({*kept, *counts, *rejects} & self._todo):
+            segments = _to_bytes(table.take(kept[shard])) if kept[shard] else b""
+            yield shard, (segments, dict(counts[shard]), rejects[shard])
+
+    def _shard(self, record_id: str) -> int:
+        return shard_of(record_id, self._num_shards)
+
+    def _examples(self, index: int, table: pa.Table, reasons: Mapping[int, str]) -> list[Reject]:
+        """Returns examples of what was dropped here, and those of the extraction.
+
+        They are of all shards, whichever are to be written now: a rerun has the same.
+        """
+        seen: Counter[str] = Counter()
+        examples: list[Reject] = []
+        for row in sorted(reasons):
+            seen[reasons[row]] += 1
+            if seen[reasons[row]] <= MAX_EXAMPLES:
+                examples.append(_reject(table.slice(row, 1).to_pylist()[0], reasons[row]))
+        for folder in (PAGES, f"rejects-{EXTRACTED}"):
+            path = self._stage.shard_path(index, folder)
+            examples += records.read_parquet(Reject, path) if path.exists() else ()
+        return examples
+
+
+def _reject(segment: Mapping[str, Any], reason: str) -> Reject:
+    source = f"{segment['source']['file']}@{segment['source']['offset']}"
+    detail = excerpt(segment["header"], segment["text"])
+    return Reject(segment["segment_id"], source, reason, detail)
 
 
 class _WriteShard(beam.DoFn):
-    """(final shard, its segments, example rejects and counts) -> the shard and its done marker."""
+    """(final shard, its shares) -> the shard and its done marker."""
 
     def __init__(self, stage: StageDir, fingerprint: str):
         self._stage, self._fingerprint = stage, fingerprint
 
-    def process(self, element: tuple[int, Iterable[Any]]) -> None:
-        index, values = element
-        segments: list[Segment] = []
+    def process(self, element: tuple[int, Iterable[Share | None]]) -> None:
+        index, shares = element
+        rows: list[dict[str, Any]] = []
         examples: dict[str, list[Reject]] = defaultdict(list)
         dropped: Counter[str] = Counter()
-        for value in values:
-            if isinstance(value, Segment):
-                segments.append(value)
-            elif isinstance(value, Reject):
-                examples[value.reason].append(value)
-            elif isinstance(value, Counter):
-                dropped += value
-        segments.sort(key=lambda s: (s.segment_id, s.source.file, s.source.offset))
-        kept = [r for reason in sorted(examples) for r in _example_sample(examples[reason])]
-        counts = Counts(
-            len(segments) + dropped.total(), len(segments), dict(sorted(dropped.items()))
-        )
-        self._stage.write_shard(index, Segment, segments, counts, self._fingerprint, rejects=kept)
+        for share in shares:
+            if share is not None:
+                segments, counts, rejects = share
+                rows += _from_bytes(segments).to_pylist() if segments else []
+                dropped.update(counts)
+                for reject in rejects:
+                    examples[reject.reason].append(reject)
+        rows.sort(key=lambda r: (r["segment_id"], r["source"]["file"], r["source"]["offset"]))
+        kept = [records.from_dict(Segment, row) for row in rows]
+        shown = [r for reason in sorted(examples) for r in _example_sample(examples[reason])]
+        counts = Counts(len(kept) + dropped.total(), len(kept), dict(sorted(dropped.items())))
+        self._stage.write_shard(index, Segment, kept, counts, self._fingerprint, rejects=shown)
+        _count(counts)
+
+
+def _count(counts: Counts) -> None:
+    """Adds to Beam's counters, which show a running job's progress and its funnel."""
+    Metrics.counter(_NAMESPACE, "kept").inc(counts.records_out)
+    for reason, number in counts.rejects.items():
+        Metrics.counter(_NAMESPACE, reason).inc(number)
 
 
 def _example_sample(rejects: list[Reject]) -> list[Reject]:
@@ -137,8 +130,21 @@ def _example_sample(rejects: list[Reject]) -> list[Reject]:
     return sorted(rejects, key=order)[:MAX_EXAMPLES]
 
 
-def _read_extracted(stage: StageDir, index: int) -> list[Segment]:
-    return records.read_parquet(Segment, stage.shard_path(index, EXTRACTED))
+def _read_extracted(stage: StageDir, index: int) -> pa.Table:
+    return pq.read_table(io.BytesIO(stage.shard_path(index, EXTRACTED).read_bytes()))
+
+
+def _to_bytes(table: pa.Table) -> bytes:
+    """Returns rows as they travel to their shard."""
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(sink, table.schema.remove_metadata(), options=options) as writer:
+        writer.write_table(table.replace_schema_metadata())
+    return sink.getvalue().to_pybytes()
+
+
+def _from_bytes(packed: bytes) -> pa.Table:
+    return pa.ipc.open_stream(packed).read_all()
 
 
 def collect(
@@ -154,20 +160,14 @@ def collect(
     if not todo:
         return
     _log.info("segment: %d of %d shards to write", len(todo), num_shards)
+    sketches = Sketches(stage, EXTRACTED, Sketcher(filters.seed, filters.min_hash))
+    num_segments = stage.counts(EXTRACTED).records_out
 
     def build(pipeline: beam.Pipeline) -> None:
-        archives = pipeline | "Extracted" >> beam.Create(range(num_files))
-        rows = (
-            archives
-            | "Spread rows" >> beam.Reshuffle()
-            | "Read rows" >> beam.ParDo(_ReadRows(stage, filters.seed))
-        )
-        dropped = _decide(rows, filters)
+        files = pipeline | "Extracted" >> beam.Create(range(num_files)) | beam.Reshuffle()
         empty = pipeline | "Shards" >> beam.Create([(index, None) for index in todo])
-        routed = (
-            {"archive": archives | beam.Map(lambda index: (index, None)), "dropped": dropped}
-            | "Join" >> beam.CoGroupByKey()
-            | "Route" >> beam.ParDo(_Route(stage, num_shards, todo))
+        routed = with_dropped(files, decide(files, sketches, filters, num_segments)) | (
+            "Route" >> beam.ParDo(_Route(stage, num_shards, todo))
         )
         _ = (
             (routed, empty)
@@ -177,42 +177,3 @@ def collect(
         )
 
     run_pipeline(build, beam_config)
-
-
-def _decide(rows: pvalue.PCollection, filters: SegmentFilters) -> Any:
-    """Returns what is dropped: (index of the extracted shard, (row, reason))."""
-
-    def keep_first(groups: pvalue.PCollection, label: str, step: _KeepFirst) -> Any:
-        keyed = groups | f"Group {label}" >> beam.GroupByKey()
-        return keyed | f"Keep {label}" >> beam.ParDo(step).with_outputs("dropped", main="kept")
-
-    unique = keep_first(rows, "texts", _KeepFirst(1, False, "duplicate"))
-    kept, dropped = unique.kept, [unique.dropped]
-    if filters.max_per_site:
-        by_site = kept | "By site" >> beam.Map(lambda row: (row.site, row))
-        capped = keep_first(by_site, "sites", _KeepFirst(filters.max_per_site, True, "site_cap"))
-        kept = capped.kept
-        dropped.append(capped.dropped)
-    if filters.max_segments:
-        dropped.append(_outside_sample(kept, filters.max_segments))
-    return dropped | "Dropped" >> beam.Flatten()
-
-
-def _outside_sample(rows: pvalue.PCollection, size: int) -> Any:
-    # Only keys are brought together; the largest key of the sample then divides the rows.
-    keys: Any = rows | "Sample keys" >> beam.Map(
-        lambda row: (row.sample_key, row.file_index, row.row)
-    )
-    last: Any = (
-        keys
-        | "Smallest keys" >> beam.combiners.Top.Smallest(size)
-        | "Largest of them" >> beam.Map(lambda smallest: max(smallest, default=None))
-    )
-    return rows | "Outside the sample" >> beam.FlatMap(
-        lambda row, last: (
-            [(row.file_index, (row.row, "not_sampled"))]
-            if (row.sample_key, row.file_index, row.row) > last
-            else []
-        ),
-        pvalue.AsSingleton(last),
-    )

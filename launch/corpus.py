@@ -1,5 +1,7 @@
 """The stages that make segments and seed pairs, and the microworld to take them from."""
 
+import dataclasses
+
 from beam_pipelines.execution import BeamConfig
 from beam_pipelines.segment import run_segment
 from humpback_jax import records, rundir
@@ -36,10 +38,16 @@ def world(context: Context) -> None:
 def segment(context: Context) -> None:
     """Cuts the corpus into segments."""
     recipe = context.recipe
+    filters = configuration.build(SegmentFilters)
+    filters = dataclasses.replace(
+        filters,
+        evaluation=[recipe.path(pattern) for pattern in filters.evaluation],
+        blocklist=[recipe.path(pattern) for pattern in filters.blocklist],
+    )
     run_segment(
         recipe.root,
         recipe.path(recipe.corpus),
-        configuration.build(SegmentFilters),
+        filters,
         configuration.build(BeamConfig),
         recipe.num_shards,
     )

@@ -1,25 +1,30 @@
-"""Which segments of a corpus are kept: the paper's filters, each with a named reason.
+"""Which segments of a corpus are kept: the paper's filters and ours, each with a named reason.
 
 `judge` looks at one header node; `select` applies it to a page and leaves out what stands inside a
-kept segment. Duplicates, the cap for each site and sampling need the whole corpus: here are the
-keys by which `beam_pipelines.segment` decides them, all of which depend on records alone.
+kept segment. Duplicates, the cap for each site and sampling need the whole corpus: they are decided
+in `beam_pipelines.segment_decide`. docs/corpus.md says why each default is what it is.
 """
 
 import dataclasses
-import hashlib
-import re
-import unicodedata
-import urllib.parse
 from collections import Counter
 from collections.abc import Sequence
-
-from resiliparse.parse.lang import detect_fast
+from typing import Any
 
 from humpback_jax import records
 from humpback_jax.configurable import configurable
+from humpback_jax.corpus import header_filter
+from humpback_jax.corpus.blocklist import Blocklist, load_blocklist
+from humpback_jax.corpus.contamination import EvaluationGrams, load_evaluation
+from humpback_jax.corpus.header_filter import NAVIGATION_HEADERS, NAVIGATION_WORDS, capital_share
+from humpback_jax.corpus.html import PageError
+from humpback_jax.corpus.identity import node_id, site_of
+from humpback_jax.corpus.language import page_language
+from humpback_jax.corpus.near_duplicates import MinHash
 from humpback_jax.corpus.page import MAX_PAGE_BYTES, Page
+from humpback_jax.corpus.personal_data import DETECTORS
 from humpback_jax.corpus.repetition import repetition
 from humpback_jax.corpus.segments import HeaderNode
+from humpback_jax.corpus.words import words
 from humpback_jax.errors import UsageError
 
 # The steps of the funnel in the order in which they are applied, with the reasons of each.
@@ -29,34 +34,16 @@ FUNNEL: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("header", ("header_empty", "header_upper", "header_capitals", "header_navigation")),
     ("link density", ("links",)),
     ("repetition", ("repetitive",)),
+    ("personal data", ("email", "phone", "address")),
+    ("contamination", ("contaminated",)),
     ("overlap", ("inside_kept",)),
     ("duplicates", ("duplicate",)),
+    ("near duplicates", ("near_duplicate",)),
     ("site cap", ("site_cap",)),
     ("sample", ("not_sampled",)),
 )
-
-# Found anywhere in a header, as whole words.
-NAVIGATION_WORDS = (
-    *("advertisement", "advertisements", "advertising", "sponsored", "forum", "forums"),
-    *("quick link", "quick links", "free newsletter", "newsletter", "newsletters", "site map"),
-    *("sitemap", "breadcrumb", "breadcrumbs", "sign up", "sign in", "log in", "my account"),
-    *("shopping cart", "privacy policy", "cookie policy", "terms of use", "terms of service"),
-    *("all rights reserved", "follow us", "contact us", "share this", "leave a reply"),
-    *("leave a comment", "post a comment", "recent posts", "recent comments", "related posts"),
-    *("related articles", "popular posts", "you may also like", "table of contents"),
-    *("download our", "join our", "subscribe"),
-)
-# Only if they are the whole header, since they are good words inside one ("Binary search").
-NAVIGATION_HEADERS = (
-    *("about", "about us", "archive", "archives", "blog", "categories", "comments", "contact"),
-    *("contents", "copyright", "external links", "further reading", "help", "home"),
-    *("index", "links", "login", "menu", "navigation", "news", "pages", "references"),
-    *("register", "related", "search", "see also", "share", "tags", "topics"),
-)
-
-_WORD = re.compile(r"\w+")
-# Enough for the detector, and long pages would otherwise cost more here than in the parser.
-_LANGUAGE_CHARS = 20_000
+# Reasons for which `select` rejects a whole page.
+PAGE_REASONS = ("blocked",)
 
 
 @configurable
@@ -79,6 +66,18 @@ class SegmentFilters:
       repetition_ngram: words of an n-gram.
       repetition_min_words: sentences with fewer words are not compared; lists and tables repeat
         short ones with good reason.
+      email: "reject" segments with an e-mail address, or "off".
+      phone: "reject" segments with a phone number, or "off".
+      address: "reject" segments with a postal address, or "off".
+      evaluation: files or patterns of evaluation prompts and their references (JSONL, JSON, CSV);
+        segments that share an n-gram with them are contaminated.
+      evaluation_ngram: words of that n-gram.
+      evaluation_min_words: shorter evaluation texts are not looked for; those between this and
+        `evaluation_ngram` words are looked for as a whole.
+      blocklist: files or patterns of lists of domains and URLs whose pages are not read.
+      near_permutations: hash functions by which near duplicates are found, 0 for none.
+      near_shingle: words of a shingle, of which near duplicates have most in common.
+      near_threshold: least Jaccard similarity of near duplicates.
       max_per_site: most segments of a site, 0 for no limit.
       max_segments: most segments of the corpus, 0 for no limit; drawn uniformly (the paper:
         502,133).
@@ -97,73 +96,141 @@ class SegmentFilters:
     max_repetition: float = 0.7
     repetition_ngram: int = 3
     repetition_min_words: int = 8
+    email: str = "off"
+    phone: str = "off"
+    address: str = "off"
+    evaluation: Sequence[str] = ()
+    evaluation_ngram: int = 13
+    evaluation_min_words: int = 8
+    blocklist: Sequence[str] = ()
+    near_permutations: int = 128
+    near_shingle: int = 5
+    near_threshold: float = 0.8
     max_per_site: int = 0
     max_segments: int = 0
     seed: int = 0
     max_page_bytes: int = MAX_PAGE_BYTES
 
     def __post_init__(self):
-        for name in ("navigation_words", "navigation_headers"):
-            words = getattr(self, name)
-            if isinstance(words, str):
-                raise UsageError(f"SegmentFilters.{name} is {words!r}: give a list of words")
+        for name in ("navigation_words", "navigation_headers", "evaluation", "blocklist"):
+            listed = getattr(self, name)
+            if isinstance(listed, str):
+                raise UsageError(f"SegmentFilters.{name} is {listed!r}: give a list")
             # gin binds lists; a tuple keeps the configuration hashable and its fingerprint stable.
-            object.__setattr__(self, name, tuple(words))
-        for name in ("max_capital_share", "max_link_density", "max_repetition"):
+            object.__setattr__(self, name, tuple(listed))
+        for name in ("max_capital_share", "max_link_density", "max_repetition", "near_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(
                     f"SegmentFilters.{name} is {getattr(self, name)}: give a share between 0 and 1"
                 )
-        for name in ("min_length", "max_per_site", "max_segments", "seed"):
+        for name in ("min_length", "max_per_site", "max_segments", "seed", "near_permutations"):
             if getattr(self, name) < 0:
                 raise UsageError(f"SegmentFilters.{name} is {getattr(self, name)}: give 0 or more")
+        for name in ("repetition_ngram", "max_page_bytes", "near_shingle", "evaluation_min_words"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"SegmentFilters.{name} is {getattr(self, name)}: give 1 or more")
+        for name in DETECTORS:
+            if getattr(self, name) not in ("reject", "off"):
+                raise UsageError(
+                    f"SegmentFilters.{name} is {getattr(self, name)!r}: give 'reject' or 'off'"
+                )
         if self.max_length < max(self.min_length, 1):
             raise UsageError(
                 f"SegmentFilters.max_length is {self.max_length}, below min_length "
                 f"{self.min_length}: no segment can pass"
             )
-        if self.repetition_ngram < 1 or self.max_page_bytes < 1:
-            raise UsageError("SegmentFilters.repetition_ngram and max_page_bytes must be 1 or more")
+        if self.evaluation_ngram < self.evaluation_min_words:
+            raise UsageError(
+                f"SegmentFilters.evaluation_ngram is {self.evaluation_ngram}, below "
+                f"evaluation_min_words {self.evaluation_min_words}: give at least as many"
+            )
+
+    @property
+    def min_hash(self) -> MinHash | None:
+        """How near duplicates are found, None if they are not looked for."""
+        if not self.near_permutations:
+            return None
+        return MinHash(self.near_permutations, self.near_shingle, self.near_threshold)
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what decides which segments are kept, but for the contents of the files."""
+        plain = dataclasses.asdict(self)
+        return {k: v for k, v in plain.items() if k not in ("evaluation", "blocklist")}
+
+    def file_digests(self) -> dict[str, str]:
+        """Returns a digest of the contents of the files that are given, and loads them anew."""
+        load_evaluation.cache_clear()
+        load_blocklist.cache_clear()
+        found = {"evaluation": self._evaluation_grams(), "blocklist": self._blocked()}
+        return {name: content.digest for name, content in found.items() if content is not None}
 
     def judge_header(self, header: str) -> str:
         """Returns the reason for which a header is rejected, "" if it is not."""
-        if not any(c.isalnum() for c in header):
-            return "header_empty"
-        if sum(map(str.isalpha, header)) > 1:
-            if header.isupper():
-                return "header_upper"
-            if capital_share(header) > self.max_capital_share:
-                return "header_capitals"
-        words = " ".join(_WORD.findall(header.casefold()))
-        if words in self.navigation_headers or len(header) > self.max_header_length:
-            return "header_navigation"
-        if any(f" {w} " in f" {words} " for w in self.navigation_words):
-            return "header_navigation"
-        return ""
+        return header_filter.judge_header(
+            header,
+            self.max_header_length,
+            self.max_capital_share,
+            self.navigation_words,
+            self.navigation_headers,
+        )
 
-    def judge(self, node: HeaderNode, language: str) -> tuple[str, records.Signals | None]:
+    def judge(
+        self, node: HeaderNode, language: str, has_header: bool = True
+    ) -> tuple[str, records.Signals | None]:
         """Returns (reason, None) for a node that is rejected, ("", signals) for one that is kept.
 
         The cheap filters come first: the text of a node is put together only for the last.
+
+        Args:
+          node: of the page's header tree.
+          language: of the page.
+          has_header: the node's header counts; a whole document has none.
         """
-        if node.length < self.min_length or not node.length:
-            return "too_short", None
-        if node.length > self.max_length:
-            return "too_long", None
+        if not self.is_length(node.length):
+            return "too_short" if node.length <= self.max_length else "too_long", None
         if self.language and language != self.language:
             return "language", None
-        if reason := self.judge_header(node.header):
+        if has_header and (reason := self.judge_header(node.header)):
             return reason, None
         link_density = min(1.0, node.link_chars / node.length)
         if link_density > self.max_link_density:
             return "links", None
+        text = node.text()
         similarity = repetition(
-            node.text(), self.repetition_ngram, self.repetition_min_words, self.max_repetition
+            text, self.repetition_ngram, self.repetition_min_words, self.max_repetition
         )
         if similarity > self.max_repetition:
             return "repetitive", None
+        if reason := self._judge_text(text):
+            return reason, None
         share = capital_share(node.header)
         return "", records.Signals(node.length, link_density, share, similarity)
+
+    def is_length(self, length: int) -> bool:
+        """Returns whether a segment of so many characters is neither too short nor too long."""
+        return max(self.min_length, 1) <= length <= self.max_length
+
+    def _judge_text(self, text: str) -> str:
+        for name, is_in in DETECTORS.items():
+            if getattr(self, name) == "reject" and is_in(text):
+                return name
+        grams = self._evaluation_grams()
+        return "contaminated" if grams is not None and grams.is_in(words(text)) else ""
+
+    def _evaluation_grams(self) -> EvaluationGrams | None:
+        if not self.evaluation:
+            return None
+        files = tuple(self.evaluation)
+        return load_evaluation(files, self.evaluation_ngram, self.evaluation_min_words)
+
+    def _blocked(self) -> Blocklist | None:
+        return load_blocklist(tuple(self.blocklist)) if self.blocklist else None
+
+    def check_url(self, url: str) -> None:
+        """Raises PageError if the page's URL or its domain is blocked."""
+        blocked = self._blocked()
+        if blocked is not None and url in blocked:
+            raise PageError("blocked", "the URL or its domain is in the blocklist")
 
 
 def select(
@@ -173,11 +240,17 @@ def select(
 
     No text is kept twice: a node that passes the filters is left out ("inside_kept") when a node
     above it passes too.
+
+    Raises:
+      PageError: the page is blocked.
     """
-    language = page_language(page, nodes)
+    filters.check_url(page.url)
+    # Most pages have no node of the right length, and their language need not be known.
+    judged = any(filters.is_length(node.length) for node in nodes)
+    language = page_language(page, nodes) if judged else ""
     segments, rejected, kept = [], [], set()
     for node in nodes:  # parents come before their children
-        reason, signals = filters.judge(node, language)
+        reason, signals = filters.judge(node, language, not page.is_text)
         if not reason and any(ancestor in kept for ancestor in node.ancestors()):
             reason = "inside_kept"
         if signals is None or reason:
@@ -202,57 +275,6 @@ def _segment(
         site=site_of(page.url),
         signals=signals,
     )
-
-
-def node_id(page: Page, node: HeaderNode) -> str:
-    """Returns the id of a header node: the same wherever the archive lies and whoever reads it.
-
-    It hangs on the record's own id, or on the file's name and the offset where there is none; the
-    ordinal tells apart equal headers of a page.
-    """
-    origin = page.source.record_id or f"{page.source.file.rpartition('/')[2]}@{page.source.offset}"
-    return records.stable_id(origin, page.url, node.ordinal, *node.path)
-
-
-def page_language(page: Page, nodes: Sequence[HeaderNode]) -> str:
-    """Returns the language the archive declares, else the one detected in the page's text."""
-    if page.language:
-        return page.language.partition("_")[0].partition("-")[0].lower()
-    texts, total = [], 0
-    for node in nodes:
-        own = [part for part in node.parts if isinstance(part, str)]
-        texts += own
-        total += sum(map(len, own))
-        if total > _LANGUAGE_CHARS:
-            break
-    text = unicodedata.normalize("NFC", "\n".join(texts)[:_LANGUAGE_CHARS])
-    return detect_fast(text)[0] if text else "unknown"
-
-
-def capital_share(header: str) -> float:
-    """Returns the share of capitals among the letters: "The SQL way" -> 4 / 9."""
-    letters = [c for c in header if c.isalpha()]
-    return sum(map(str.isupper, letters)) / len(letters) if letters else 0.0
-
-
-def site_of(url: str) -> str:
-    """Returns the host of a URL without "www.", "" if there is none."""
-    try:
-        host = urllib.parse.urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
-    return host.removeprefix("www.")
-
-
-def text_digest(text: str) -> str:
-    """Returns equal digests for texts that differ in case, white space and punctuation only."""
-    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    return hashlib.sha256(" ".join(words).encode()).hexdigest()[:32]
-
-
-def sample_key(seed: int, segment_id: str) -> str:
-    """Returns a uniform key: the k segments of the smallest keys are a sample of the corpus."""
-    return records.stable_id("sample", seed, segment_id)
 
 
 def funnel(considered: int, rejects: Counter[str]) -> list[tuple[str, int]]:

@@ -1,11 +1,11 @@
 """How repetitive a text is: the largest n-gram Jaccard similarity between two of its sentences."""
 
 import re
-from collections import Counter
 
 _SENTENCE_END = re.compile(r"(?<=[.!?\u3002])[\"'\u201d\u2019)\]]*\s+|\n+")
 # Words of letters: rows of numbers in tables and code are no repetition.
 _WORD = re.compile(r"[^\W\d_]+")
+_ASCII_WORD = re.compile(r"[a-z]+")
 
 
 def sentences(text: str) -> list[str]:
@@ -16,8 +16,8 @@ def sentences(text: str) -> list[str]:
 def repetition(text: str, ngram: int, min_words: int, stop_above: float = 1.0) -> float:
     """Returns the largest Jaccard similarity of the word n-grams of two sentences of the text.
 
-    Only sentences that share an n-gram are compared, found through an index, so that a text
-    without repetition costs one pass.
+    Two sentences are compared only if they share so many n-grams that they could be more similar
+    than any before, so that a text without repetition costs one pass.
 
     Args:
       text: lines and sentences.
@@ -25,22 +25,23 @@ def repetition(text: str, ngram: int, min_words: int, stop_above: float = 1.0) -
       min_words: sentences with fewer words are left out.
       stop_above: the first similarity above this is returned at once; the text is rejected anyway.
     """
-    sizes: list[int] = []
-    index: dict[tuple[str, ...], list[int]] = {}
+    folded = text.casefold()
+    word = _ASCII_WORD if folded.isascii() else _WORD
+    fewest = max(min_words, ngram)
+    earlier: list[set[tuple[str, ...]]] = []
+    seen: set[tuple[str, ...]] = set()
     largest = 0.0
-    for sentence in sentences(text.casefold()):
-        words = _WORD.findall(sentence)
-        if len(words) < max(min_words, ngram):
+    for sentence in sentences(folded):
+        words = word.findall(sentence)
+        if len(words) < fewest:
             continue
         grams = set(zip(*(words[i:] for i in range(ngram)), strict=False))
-        shared: Counter[int] = Counter()
-        for gram in grams:
-            earlier = index.setdefault(gram, [])
-            shared.update(earlier)
-            earlier.append(len(sizes))
-        for other, count in shared.items():
-            largest = max(largest, count / (len(grams) + sizes[other] - count))
+        known = len(grams & seen)
+        for other in earlier if known > largest * len(grams) else ():
+            shared = len(grams & other)
+            largest = max(largest, shared / (len(grams) + len(other) - shared))
         if largest > stop_above:
             return largest
-        sizes.append(len(grams))
+        earlier.append(grams)
+        seen |= grams
     return largest

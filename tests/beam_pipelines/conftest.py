@@ -1,4 +1,5 @@
 import dataclasses
+import gzip
 import io
 import pathlib
 
@@ -103,3 +104,22 @@ def read_outputs():
 @pytest.fixture(scope="session")
 def make_segment():
     return segment
+
+
+def write_archive(path: pathlib.Path, pages: list[tuple[str, str]]) -> None:
+    """Writes a WARC file of (url, html) pages, one gzip member each."""
+    members = []
+    for number, (url, html) in enumerate(pages):
+        block = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n{html}".encode()
+        head = (
+            f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: {url}\r\n"
+            f"WARC-Record-ID: <urn:{path.name}:{number}>\r\nContent-Length: {len(block)}\r\n\r\n"
+        )
+        members.append(gzip.compress(head.encode() + block + b"\r\n\r\n", mtime=0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(members))
+
+
+@pytest.fixture(scope="session")
+def archive():
+    return write_archive

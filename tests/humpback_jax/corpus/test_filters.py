@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import pathlib
 import pickle
 from collections import Counter
@@ -6,18 +7,12 @@ from collections import Counter
 import gin
 import pytest
 
-from humpback_jax.corpus.filters import (
-    FUNNEL,
-    SegmentFilters,
-    capital_share,
-    funnel,
-    node_id,
-    page_language,
-    sample_key,
-    select,
-    site_of,
-    text_digest,
-)
+from humpback_jax.corpus import filters as filters_module
+from humpback_jax.corpus.filters import FUNNEL, SegmentFilters, funnel, select
+from humpback_jax.corpus.header_filter import capital_share
+from humpback_jax.corpus.html import PageError
+from humpback_jax.corpus.identity import node_id, sample_key, site_of
+from humpback_jax.corpus.language import page_language
 from humpback_jax.corpus.page import Page
 from humpback_jax.corpus.repetition import repetition, sentences
 from humpback_jax.corpus.segments import page_headers
@@ -117,6 +112,56 @@ def test_language_is_declared_or_detected():
     assert page_language(page("", language="zh_chs"), []) == "zh"
 
 
+def test_language_is_not_detected_where_no_segment_has_the_length(monkeypatch):
+    asked = []
+    monkeypatch.setattr(filters_module, "page_language", lambda *a: asked.append(1) or "en")
+    assert judge("<h2>Short</h2>x", language="") == {"Short": "too_short"}
+    assert asked == []
+    assert judge(f"<h2>Kept</h2>{WORDS}", language="") == {"Kept": ""}
+    assert asked == [1]
+
+
+def test_whole_document_is_not_judged_by_its_header():
+    assert judge(f"<h2>***</h2>{WORDS}") == {"***": "header_empty"}
+    node = page_headers(page(f"<h2>***</h2>{WORDS}"), 1 << 20)[0]
+    assert SHORT.judge(node, "en", has_header=False)[0] == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("email", "Write to jane.doe@company.net for more."),
+        ("phone", "The bakery answers under (415) 781-9000."),
+        ("address", "The bakery is at 12 Baker Street, London."),
+    ],
+)
+def test_personal_data_is_an_option(name, sentence):
+    html = f"<h2>Bread</h2>{WORDS}{sentence}<h2>Yeast</h2>{WORDS}"
+    assert judge(html) == {"Bread": "", "Yeast": ""}
+    rejecting = dataclasses.replace(SHORT, **{name: "reject"})
+    assert judge(html, rejecting) == {"Bread": name, "Yeast": ""}
+
+
+def test_text_of_an_evaluation_is_rejected_and_what_stands_beside_it_is_kept(tmp_path):
+    prompt = "Which of these four kinds of flour makes the darkest bread of all?"
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"instruction": prompt}))
+    filters = dataclasses.replace(SHORT, evaluation=[str(tmp_path / "prompts.jsonl")])
+    html = f"<h1>Bread</h1><h2>Quiz</h2>{WORDS}{prompt}<h2>Yeast</h2>{WORDS}"
+    wide = dataclasses.replace(filters, max_length=2000, max_repetition=1.0)
+    assert judge(html, wide) == {"Bread": "contaminated", "Quiz": "contaminated", "Yeast": ""}
+    assert filters.file_digests().keys() == {"evaluation"}
+    assert filters.settings() == SHORT.settings()
+
+
+def test_page_on_the_blocklist_is_rejected_as_a_whole(tmp_path):
+    (tmp_path / "list").write_text("example.com\n")
+    filters = dataclasses.replace(SHORT, blocklist=[str(tmp_path / "list")])
+    with pytest.raises(PageError) as raised:
+        judge(f"<h2>Kept</h2>{WORDS}", filters)
+    assert raised.value.reason == "blocked"
+    assert judge(f"<h2>Kept</h2>{WORDS}", filters, url="http://other.org") == {"Kept": ""}
+
+
 def test_repetitive_text_is_rejected():
     again = "The dough rests in a warm place until it has grown. "
     assert judge(f"<h2>Bread</h2>{WORDS}{again}") == {"Bread": "repetitive"}
@@ -184,8 +229,6 @@ def test_id_is_free_of_the_folder_and_differs_for_equal_headers():
 
 
 def test_keys():
-    assert text_digest("The  Oven,\nis hot!") == text_digest("the oven is HOT")
-    assert text_digest("The oven is hot") != text_digest("The oven is cold")
     assert sample_key(0, "a") != sample_key(1, "a")
     assert sample_key(0, "a") == sample_key(0, "a")
     assert site_of("https://www.Example.com:80/x") == "example.com"
@@ -212,6 +255,12 @@ def test_funnel_names_every_step_in_order():
         {"navigation_words": "forum"},
         {"max_segments": -1},
         {"repetition_ngram": 0},
+        {"email": "yes"},
+        {"near_threshold": 1.1},
+        {"near_permutations": -1},
+        {"near_shingle": 0},
+        {"evaluation": "file.jsonl"},
+        {"evaluation_ngram": 7},
     ],
 )
 def test_wrong_values_are_refused(wrong):
