@@ -49,7 +49,7 @@ class Signals:
     """What the filters measured on a segment.
 
     `length` is in characters; `link_density` and `capital_share` (of the header's letters) and
-    `repetition` (the largest n-gram Jaccard similarity of two sentences) lie in [0, 1].
+    `repetition` (the share of the text in sentences that repeat an earlier one) lie in [0, 1].
     """
 
     length: int

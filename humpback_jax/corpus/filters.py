@@ -42,6 +42,10 @@ FUNNEL: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("site cap", ("site_cap",)),
     ("sample", ("not_sampled",)),
 )
+_SHARES = (
+    *("max_capital_share", "max_link_density", "max_repetition", "repetition_similarity"),
+    "near_threshold",
+)
 # Reasons for which `select` rejects a whole page.
 PAGE_REASONS = ("blocked",)
 
@@ -62,10 +66,12 @@ class SegmentFilters:
       navigation_words: a header with one of these in it, as whole words, is rejected.
       navigation_headers: a header that is one of these is rejected.
       max_link_density: most characters inside links, as a share of the text.
-      max_repetition: largest Jaccard similarity of the n-grams of two sentences.
+      max_repetition: most characters in sentences that repeat an earlier one, as a share of the
+        text; 0 is the paper's rule, that no sentence does.
+      repetition_similarity: a sentence repeats another if the Jaccard similarity of their n-grams
+        is larger.
       repetition_ngram: words of an n-gram.
-      repetition_min_words: sentences with fewer words are not compared; lists and tables repeat
-        short ones with good reason.
+      repetition_min_words: sentences with fewer words are not compared.
       email: "reject" segments with an e-mail address, or "off".
       phone: "reject" segments with a phone number, or "off".
       address: "reject" segments with a postal address, or "off".
@@ -93,9 +99,10 @@ class SegmentFilters:
     navigation_words: Sequence[str] = NAVIGATION_WORDS
     navigation_headers: Sequence[str] = NAVIGATION_HEADERS
     max_link_density: float = 0.3
-    max_repetition: float = 0.7
+    max_repetition: float = 0.3
+    repetition_similarity: float = 0.7
     repetition_ngram: int = 3
-    repetition_min_words: int = 8
+    repetition_min_words: int = 3
     email: str = "off"
     phone: str = "off"
     address: str = "off"
@@ -118,7 +125,7 @@ class SegmentFilters:
                 raise UsageError(f"SegmentFilters.{name} is {listed!r}: give a list")
             # gin binds lists; a tuple keeps the configuration hashable and its fingerprint stable.
             object.__setattr__(self, name, tuple(listed))
-        for name in ("max_capital_share", "max_link_density", "max_repetition", "near_threshold"):
+        for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(
                     f"SegmentFilters.{name} is {getattr(self, name)}: give a share between 0 and 1"
@@ -196,15 +203,15 @@ class SegmentFilters:
         if link_density > self.max_link_density:
             return "links", None
         text = node.text()
-        similarity = repetition(
-            text, self.repetition_ngram, self.repetition_min_words, self.max_repetition
+        repeated = repetition(
+            text, self.repetition_ngram, self.repetition_min_words, self.repetition_similarity
         )
-        if similarity > self.max_repetition:
+        if repeated > self.max_repetition:
             return "repetitive", None
         if reason := self._judge_text(text):
             return reason, None
         share = capital_share(node.header)
-        return "", records.Signals(node.length, link_density, share, similarity)
+        return "", records.Signals(node.length, link_density, share, repeated)
 
     def is_length(self, length: int) -> bool:
         """Returns whether a segment of so many characters is neither too short nor too long."""

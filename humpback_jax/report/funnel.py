@@ -23,7 +23,7 @@ MEANING = {
     "header_capitals": "too many capitals in the header",
     "header_navigation": "header of navigation, advertising or a forum",
     "links": "too much of the text is links",
-    "repetitive": "two sentences nearly the same",
+    "repetitive": "much of the text said twice",
     "email": "an e-mail address in the text",
     "phone": "a phone number in the text",
     "address": "a postal address in the text",
