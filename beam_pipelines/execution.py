@@ -11,6 +11,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability import python_urns
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
+from apache_beam.runners.runner import PipelineResult
 
 from humpback_jax import errors
 from humpback_jax.configurable import configurable
@@ -110,12 +111,15 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):  # pyri
             self.control_conn.abort(died)
 
 
-def run_pipeline(build: Callable[[beam.Pipeline], object], config: BeamConfig) -> None:
+def run_pipeline(build: Callable[[beam.Pipeline], object], config: BeamConfig) -> PipelineResult:
     """Builds a pipeline, runs it and waits for its end.
 
     Args:
       build: applies the transforms to the pipeline it is given.
       config: where to run.
+
+    Returns:
+      The runner's result, for its counters.
 
     Raises:
       UserError: a worker raised one; it comes back with its own message, whatever the runner
@@ -124,7 +128,9 @@ def run_pipeline(build: Callable[[beam.Pipeline], object], config: BeamConfig) -
     pipeline = beam.Pipeline(runner=config.runner, options=config.pipeline_options())
     build(pipeline)
     try:
-        pipeline.run().wait_until_finish()
+        result = pipeline.run()
+        result.wait_until_finish()
+        return result
     except Exception as error:
         original = user_error(error)
         if original is None:

@@ -1,14 +1,15 @@
-"""The segment stage: web archives in, the segments that are worth an instruction out.
+"""The segment stage: web pages in, the segments that are worth an instruction out.
 
-Two pipelines, so that hours of parsing survive a kill. The first takes one archive for an element
-and writes its surviving segments as an intermediate shard of the stage. The second decides what
-needs the whole corpus (duplicates, cap for each site, sample) on ids and digests alone, then moves
-each kept text once, to the shard its id hashes to. All choices hang on record ids, never on order,
-worker or time: any way of getting to the end ends in the same bytes.
+Two pipelines, so that hours of parsing survive a kill. The first takes one part of a file for an
+element and writes its surviving segments as an intermediate shard of the stage. The second decides
+what needs the whole corpus (duplicates, cap for each site, sample) on ids and digests alone, then
+moves each kept text once, to the shard its id hashes to. All choices hang on record ids, never on
+order, worker or time: any way of getting to the end ends in the same bytes.
 
-    segment/extracted/   one shard for each archive: what passed the filters of its own page
-    segment/sketches/    one table for each archive: what duplicates are found by, without text
-    segment/pages/       one shard for each archive: rejected pages, and the count of pages
+    segment/parts.jsonl  the parts: files, or byte ranges of large ones
+    segment/extracted/   one shard for each part: what passed the filters of its own page
+    segment/sketches/    one table for each part: what duplicates are found by, without text
+    segment/pages/       one shard for each part: rejected pages, and the count of pages
     segment/shards/      the result, sorted by segment_id
     segment/rejects/     examples of rejected segments and pages for each reason
 """
@@ -20,16 +21,18 @@ from collections import Counter
 
 from etils import epath
 
-from beam_pipelines.corpus_files import corpus_digest, find_files
+from beam_pipelines.corpus_files import find_files, survey
 from beam_pipelines.execution import BeamConfig
 from beam_pipelines.segment_collect import collect
 from beam_pipelines.segment_extract import EXTRACTED, PAGES, extract
 from beam_pipelines.segment_inputs import locate
 from humpback_jax.corpus.filters import SegmentFilters, funnel
+from humpback_jax.corpus.reading import ReadConfig
 from humpback_jax.errors import UsageError, UserError
 from humpback_jax.rundir import Counts, StageDir
 
 STAGE = "segment"
+_AS_USUAL = ReadConfig()
 
 _log = logging.getLogger(__name__)
 
@@ -40,45 +43,51 @@ def run_segment(
     filters: SegmentFilters,
     beam_config: BeamConfig,
     num_shards: int,
+    reading: ReadConfig = _AS_USUAL,
 ) -> None:
     """Runs the segment stage of a run directory, or what is left of it.
 
     stage.json holds the law of segments as `counts` (a record in is a header), the law of pages as
-    `pages` (a page in is a response in an archive, or a place where one could not be read), and
-    `funnel`: [step, segments remaining] in the order of the filters.
+    `pages` (a page in is one in a file, or a place where one could not be read; a page out has a
+    segment that passed the filters of its page), and `funnel`: [step, segments remaining] in the
+    order of the filters.
 
     Args:
       run_dir: the run directory.
-      corpus: glob of WARC files, or several with commas between, local or gs://.
+      corpus: glob of files, a folder, or @manifest.txt, or several with commas between, local or
+        gs://.
       filters: which segments are kept.
       beam_config: where the pipelines run.
       num_shards: shards of the result; a shard is sorted in the memory of one worker.
+      reading: how files are read; the result does not depend on how they are divided.
 
     Raises:
-      UserError: no file matches, no file is an archive, nothing passes the filters, or the stage
-        was begun with another configuration.
+      UserError: no file matches, a file is bad, no file holds pages, nothing passes the filters,
+        or the stage was begun with another configuration.
     """
     if num_shards < 1:
         raise UsageError(f"num_shards is {num_shards}: give 1 or more")
     start = time.monotonic()
     stage = StageDir(run_dir, STAGE)
-    config = {"filters": filters.settings(), "num_shards": num_shards}
+    config = {"filters": filters.settings(), "num_shards": num_shards, "reading": reading}
     try:
         filters = locate(filters)
-        files = find_files(corpus)
+        files = find_files(corpus, keep_missing=reading.on_bad_file == "skip")
     except UserError:
-        # The archives may be gone once the stage is done; its configuration is still compared.
+        # The files may be gone once the stage is done; its configuration is still compared.
         if not stage.is_done():
             raise
         stage.begin(config, _stage_inputs(stage))
         return
-    inputs = {"files": str(len(files)), "corpus": corpus_digest(files), **filters.file_digests()}
+    found = survey(files)
+    inputs = {"files": str(len(files)), "corpus": found.digest, **filters.file_digests()}
     fingerprint = stage.begin(config, inputs)
     if stage.is_done():
         return
-    extract(stage, files, filters, fingerprint, beam_config)
-    _check_archives(stage, corpus, len(files))
-    collect(stage, len(files), filters, num_shards, fingerprint, beam_config)
+    parts = found.parts(reading.part_bytes)
+    extract(stage, parts, reading, filters, fingerprint, beam_config)
+    _check_pages(stage, corpus, len(files))
+    collect(stage, len(parts), filters, num_shards, fingerprint, beam_config)
     _finish(stage, time.monotonic() - start)
 
 
@@ -87,11 +96,11 @@ def _stage_inputs(stage: StageDir) -> dict[str, str]:
     return json.loads((stage.path / "config.json").read_text())["inputs"]
 
 
-def _check_archives(stage: StageDir, corpus: str, num_files: int) -> None:
+def _check_pages(stage: StageDir, corpus: str, num_files: int) -> None:
     if stage.counts(PAGES).rejects.get("not_warc", 0) == num_files:
         raise UserError(
-            f"none of the {num_files} files of '{corpus}' is a WARC archive: give a pattern of "
-            f".warc or .warc.gz files, and delete {stage.path}"
+            f"none of the {num_files} files of '{corpus}' holds pages: give a pattern of WARC, "
+            f"JSON lines, Parquet or HTML files, and delete {stage.path}"
         )
 
 

@@ -1,12 +1,15 @@
-"""The first pipeline of the segment stage: an archive -> its extracted shard and done marker."""
+"""The first pipeline of the segment stage: a part of the corpus -> its extracted shard."""
 
 import dataclasses
 import functools
+import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
 
 import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.runners.runner import PipelineResult
 from etils import epath
 
 from beam_pipelines.execution import BeamConfig, run_pipeline
@@ -14,12 +17,14 @@ from beam_pipelines.progress import shard_progress
 from humpback_jax.corpus.filters import SegmentFilters, node_id, select
 from humpback_jax.corpus.html import PageError
 from humpback_jax.corpus.page import Page
+from humpback_jax.corpus.reading import Part, ReadConfig, read_part
 from humpback_jax.corpus.segments import HeaderNode, page_headers
-from humpback_jax.corpus.warc import read_pages
 from humpback_jax.records import Reject, Segment
 from humpback_jax.rundir import Counts, StageDir, write_atomic
 
 EXTRACTED, PAGES = "extracted", "pages"
+# Of a page whose headers were all rejected; each header has its own reason too.
+NO_SEGMENT = "no_segment_kept"
 # Examples kept with text for each reason and shard; all rejects are counted.
 MAX_EXAMPLES = 20
 _EXCERPT = 300
@@ -29,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class Extracted:
-    """What one archive gave."""
+    """What one part gave."""
 
     segments: list[Segment]
     rejects: list[Reject]
@@ -38,12 +43,12 @@ class Extracted:
     page_counts: Counts
 
 
-def extract_file(file: str, filters: SegmentFilters) -> Extracted:
-    """Returns the segments of an archive that pass the filters of their own page."""
+def extract_part(part: Part, reading: ReadConfig, filters: SegmentFilters) -> Extracted:
+    """Returns the segments of a part that pass the filters of their own page."""
     segments: list[Segment] = []
     examples, page_examples = Examples(), Examples()
     headers = pages = pages_out = errors = 0
-    for page in read_pages(file, filters.max_page_bytes):
+    for page in read_part(part, reading, filters.max_page_bytes):
         pages += 1
         if isinstance(page, Reject):
             page_examples.add(page)
@@ -53,12 +58,15 @@ def extract_file(file: str, filters: SegmentFilters) -> Extracted:
             kept, rejected = select(page, nodes, filters)
         except PageError as rejection:
             page_examples.add(_page_reject(page, rejection.reason, rejection.detail))
-        except Exception as error:  # one page must not end an archive of thousands
+        except Exception as error:  # one page must not end a file of thousands
             errors += 1
             page_examples.add(_page_reject(page, "error", repr(error)), is_counted=False)
         else:
-            pages_out += 1
             headers += len(nodes)
+            pages_out += bool(kept)
+            if not kept:
+                detail = f"{len(nodes)} headers, all rejected"
+                page_examples.add(_page_reject(page, NO_SEGMENT, detail))
             segments += kept
             for node, reason in rejected:
                 examples.add_node(page, node, reason)
@@ -112,15 +120,18 @@ def excerpt(header: str, text: str) -> str:
     return f"{header[:_EXCERPT]} | {text}"[:_EXCERPT]
 
 
-class _ExtractFile(beam.DoFn):
-    """Index of an archive -> its shard in extracted/, with a done marker."""
+class _ExtractPart(beam.DoFn):
+    """Index of a part -> its shard in extracted/, with a done marker."""
 
-    def __init__(self, stage: StageDir, filters: SegmentFilters, fingerprint: str):
-        self._stage, self._filters, self._fingerprint = stage, filters, fingerprint
+    def __init__(
+        self, stage: StageDir, reading: ReadConfig, filters: SegmentFilters, fingerprint: str
+    ):
+        self._stage, self._reading, self._filters = stage, reading, filters
+        self._fingerprint = fingerprint
 
     def process(self, element: int) -> None:
-        file = _manifest(str(_manifest_path(self._stage)))[element]
-        extracted = extract_file(file, self._filters)
+        part = _read_manifest(str(_manifest_path(self._stage)))[element]
+        extracted = extract_part(part, self._reading, self._filters)
         write = functools.partial(self._stage.write_shard, element, fingerprint=self._fingerprint)
         # The pages come first: the marker of the extracted shard says that both are there.
         write(Reject, extracted.page_rejects, extracted.page_counts, folder=PAGES)
@@ -131,41 +142,60 @@ class _ExtractFile(beam.DoFn):
             rejects=extracted.rejects,
             folder=EXTRACTED,
         )
+        _count("pages", extracted.page_counts)
+        _count("segments", extracted.counts)
+
+
+def _count(what: str, counts: Counts) -> None:
+    """Adds a shard's counts to the counters that runners show while a job runs."""
+    numbers = {"in": counts.records_in, "out": counts.records_out, "errors": counts.errors}
+    numbers |= {f"rejected_{reason}": number for reason, number in counts.rejects.items()}
+    for name, number in numbers.items():
+        if number:
+            Metrics.counter("segment", f"{what}_{name}").inc(number)
 
 
 def extract(
     stage: StageDir,
-    files: Sequence[str],
+    parts: Sequence[Part],
+    reading: ReadConfig,
     filters: SegmentFilters,
     fingerprint: str,
     beam_config: BeamConfig,
-) -> None:
-    """Writes the extracted shards of the archives that are not done yet."""
-    todo = stage.todo(len(files), fingerprint, EXTRACTED)
+) -> PipelineResult | None:
+    """Writes the extracted shards of the parts that are not done yet.
+
+    Returns:
+      The runner's result, None if there was nothing to do. Its counters in the namespace "segment",
+      pages_in, pages_out, pages_rejected_<reason> and the same of segments, are of this run alone.
+    """
+    todo = stage.todo(len(parts), fingerprint, EXTRACTED)
     if not todo:
-        return
-    # Workers read names from a file: a long list would pass the size of a job's graph.
-    write_atomic(_manifest_path(stage), "\n".join(files))
-    _manifest.cache_clear()
-    _log.info("segment: %d of %d archives to extract", len(todo), len(files))
-    step = _ExtractFile(stage, filters, fingerprint)
+        return None
+    # Workers read the parts from a file: a long list would pass the size of a job's graph.
+    lines = (json.dumps(dataclasses.asdict(part)) for part in parts)
+    write_atomic(_manifest_path(stage), "\n".join(lines))
+    _read_manifest.cache_clear()
+    _log.info("segment: %d of %d parts to extract", len(todo), len(parts))
+    step = _ExtractPart(stage, reading, filters, fingerprint)
 
     def build(pipeline: beam.Pipeline) -> None:
         _ = (
             pipeline
-            | "Archives" >> beam.Create(todo)
+            | "Parts" >> beam.Create(todo)
             | "Spread" >> beam.Reshuffle()
             | "Extract" >> beam.ParDo(step)
         )
 
-    with shard_progress(stage, len(files), EXTRACTED):
-        run_pipeline(build, beam_config)
+    with shard_progress(stage, len(parts), EXTRACTED):
+        return run_pipeline(build, beam_config)
 
 
 def _manifest_path(stage: StageDir) -> epath.Path:
-    return stage.path / "archives.txt"
+    return stage.path / "parts.jsonl"
 
 
 @functools.lru_cache(maxsize=1)
-def _manifest(path: str) -> list[str]:
-    return epath.Path(path).read_text().split("\n")
+def _read_manifest(path: str) -> list[Part]:
+    rows = map(json.loads, epath.Path(path).read_text().split("\n"))
+    return [Part(**row | {"files": tuple(row["files"])}) for row in rows]

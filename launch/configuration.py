@@ -24,6 +24,7 @@ T = TypeVar("T")
 _MODULES = (
     "humpback_jax.corpus.filters",
     "humpback_jax.corpus.openassistant",
+    "humpback_jax.corpus.reading",
     "humpback_jax.infer.engine",
     "humpback_jax.infer.sampling",
     "humpback_jax.method.leaks",

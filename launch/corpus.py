@@ -7,6 +7,7 @@ from beam_pipelines.segment import run_segment
 from humpback_jax import records, rundir
 from humpback_jax.corpus.filters import SegmentFilters
 from humpback_jax.corpus.openassistant import SeedFilters, read_seed_pairs
+from humpback_jax.corpus.reading import ReadConfig
 from humpback_jax.microworld import pretraining
 from humpback_jax.microworld.files import write_world
 from humpback_jax.microworld.world import WorldConfig, make_world
@@ -50,6 +51,7 @@ def segment(context: Context) -> None:
         filters,
         configuration.build(BeamConfig),
         recipe.num_shards,
+        configuration.build(ReadConfig),
     )
 
 

@@ -14,8 +14,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-for folder in ("goldens", "fuzz"):
-    sys.path.insert(0, str(pathlib.Path(__file__).parent / folder))
+for _folder in ("goldens", "corpora", "fuzz"):
+    sys.path.insert(0, str(pathlib.Path(__file__).parent / _folder))
 
 import gin  # noqa: E402
 import jax  # noqa: E402

@@ -10,6 +10,7 @@ import io
 import re
 import zlib
 
+import zstandard
 from fastwarc.stream_io import BrotliReader
 
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
@@ -75,10 +76,16 @@ def _join_chunks(body: bytes) -> bytes:
 
 
 def _decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
-    # The magic bytes decide for gzip; deflate and brotli have none, so a body that does not
-    # decompress is taken to be decoded already.
+    # The magic bytes decide for gzip and zstd; deflate and brotli have none, so a body that does
+    # not decompress is taken to be decoded already.
     if body.startswith(b"\x1f\x8b"):
         return _inflate(body, 31, max_bytes) or body
+    if body.startswith(b"\x28\xb5\x2f\xfd"):
+        try:
+            reader = zstandard.ZstdDecompressor().stream_reader(body)
+            return reader.read(max_bytes + 1) or body
+        except zstandard.ZstdError:
+            return body
     if "deflate" in encoding:
         return _inflate(body, 15, max_bytes) or _inflate(body, -15, max_bytes) or body
     if encoding.strip() == "br" and not body.lstrip().startswith(b"<"):

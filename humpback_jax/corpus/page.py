@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from humpback_jax.records import Source
+from humpback_jax.records import Reject, Source
 
 MAX_PAGE_BYTES = 8 << 20
 
@@ -12,8 +12,9 @@ class Page:
     """A web page as it stands in the corpus.
 
     Attributes:
-      source: file as it was given, compressed offset of the record (one can seek to it unless the
-        file is a single gzip stream), and the corpus's own id of the record.
+      source: file as it was given, offset of the record, and the corpus's own id of the record. One
+        can seek to the offset in the file, except in what is a single compressed stream, and in
+        JSON lines (byte of the decompressed text) and Parquet (number of the row).
       url: the target URI, without the angle brackets some writers put around it.
       content_type: media type in lower case, "" if none was given.
       charset: as HTTP gave it, "" if it did not.
@@ -35,3 +36,8 @@ class Page:
     payload: bytes
     is_text: bool = False
     primary: frozenset[int] | None = None
+
+
+def reject_at(file: str, offset: int, reason: str, detail: str, record_id: str = "") -> Reject:
+    """Returns the reject of a record of which there is no page."""
+    return Reject(record_id or f"@{offset}", f"{file}@{offset}", reason, detail)

@@ -11,6 +11,7 @@ never closes anything. Text before the first header belongs to no segment.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
@@ -30,6 +31,8 @@ from humpback_jax.corpus.text_layout import (
     lay_out_line,
     verbatim,
 )
+
+_EMPTY_LINES = re.compile(r"\n\s*\n")
 
 # aria-level may be any number; the bound keeps the tree shallow.
 _MAX_LEVEL = 9
@@ -62,7 +65,7 @@ class HeaderNode:
     """A header and what stands under it, in document order.
 
     Attributes:
-      level: 1 to 6, up to 9 for role=heading.
+      level: 1 to 6, up to 9 for role=heading; 0 for a whole document without headers.
       ordinal: its place among the headers of the page, from 0.
       header: the header's own text, on one line.
       parts: blocks of text and child headers, in document order.
@@ -110,10 +113,24 @@ def page_headers(page: Page, max_bytes: int) -> list[HeaderNode]:
     Raises:
       PageError: the page has no header outside navigation, or cannot be parsed.
     """
+    if page.is_text:
+        return [_whole_document(page, max_bytes)]
     nodes = header_nodes(parse_page(page, max_bytes))
     if not nodes:
         raise PageError("no_header", "no header outside navigation and hidden parts")
     return nodes
+
+
+def _whole_document(page: Page, max_bytes: int) -> HeaderNode:
+    """Returns one node of level 0 with the paragraphs of a page that is text."""
+    if len(page.payload) > max_bytes:
+        raise PageError("too_large", f"more than {max_bytes} bytes")
+    text = page.payload.decode("utf-8", "replace").replace("\r\n", "\n")
+    blocks = [block.strip() for block in _EMPTY_LINES.split(text) if block.strip()]
+    if not blocks:
+        raise PageError("empty", "the page holds no text")
+    length = sum(map(len, blocks)) + 2 * (len(blocks) - 1)
+    return HeaderNode(0, 0, None, parts=[*blocks], length=length)
 
 
 def header_nodes(tree: LexborHTMLParser) -> list[HeaderNode]:

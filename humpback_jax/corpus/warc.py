@@ -1,170 +1,170 @@
 """Pages out of WARC files: ClueWeb22, ClueWeb09 and ClueWeb12, Common Crawl, plain WARC.
 
 A web archive is read to its end whatever stands in it. FastWARC parses the records; this module
-adds what FastWARC leaves to its caller: going on at the next gzip member after a damaged one,
-noticing that a file was cut off (FastWARC then ends without an error), noticing a record whose
-Content-Length runs into the records after it, and reading header blocks that a stray blank line
-has cut in two (ClueWeb09). Every loss is one `Reject` with a named reason.
+adds what FastWARC leaves to its caller: going on at the next member after a damaged one, noticing
+that a file was cut off (FastWARC then ends without an error), noticing what it passes over without
+a word (members and bytes that hold no record), noticing a record whose Content-Length runs into the
+records after it, and reading header blocks that a stray blank line has cut in two (ClueWeb09).
+Every loss is one `Reject` with a named reason.
+
+A file can be read in parts. A part of the bytes [start, end) reads from the first record that
+starts at or after `start` up to the first one that starts at or after `end`, and answers for all
+that is lost between the two; so the parts together give what the file gives in one go.
 """
 
-import csv
-import io
-import re
-import zlib
+import bisect
+import contextlib
 from collections.abc import Generator, Iterator
-from typing import IO
+from typing import BinaryIO
 
 from etils import epath
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
-from humpback_jax.corpus.http_message import parse_content_type, parse_http
-from humpback_jax.corpus.page import MAX_PAGE_BYTES, Page
-from humpback_jax.errors import UserError
-from humpback_jax.records import Reject, Source
+from humpback_jax.corpus import compression, warc_record
+from humpback_jax.corpus.clueweb22 import Ledger, expected_documents
+from humpback_jax.corpus.compression import Codec, DamageError, Gzip
+from humpback_jax.corpus.page import MAX_PAGE_BYTES, Page, reject_at
+from humpback_jax.corpus.storage import open_storage, size_of
+from humpback_jax.corpus.warc_record import RECORD_START
+from humpback_jax.records import Reject
 
-_GZIP_MAGIC = b"\x1f\x8b\x08"
-_BLOCK = 1 << 20
 # A longer header ends the whole file in FastWARC, and ClueWeb22's VDOM lists pass its default of
 # 32 KiB.
 _MAX_HEADER_BYTES = 16 << 20
-_RECORD_START = re.compile(rb"WARC/[01]\.\d+\r?\n")
-# Inside a body, only the head of another record looks like the first; at its end, the second is one
-# that Content-Length cuts in two, and FastWARC would then skip that record without a word.
-_SWALLOWED = re.compile(rb"\r?\n\r?\nWARC/[01]\.\d+\r?\n(?:[\w-]+:[^\n]*\n){2}")
-_CUT_RECORD = re.compile(
-    rb"\r?\n\r?\n(?:WARC/[01]\.\d+\r?\n[^<]*|W(?:A(?:R(?:C(?:/[\d.]*\r?)?)?)?)?)\Z"
-)
-_HEADER_LINE = re.compile(rb"([\w-]+):[ \t]*([^\r\n]*)\r?\n")
-_CLUEWEB22_FILE = re.compile(r"(\w+?\d\d)\d\d-\d\d\.warc(?:\.gz)?$")
-_CORPUS_IDS = ("ClueWeb22-ID", "WARC-TREC-ID", "WARC-Record-ID")
+_PLAIN_MARK = b"WARC/"
+# Longer records are not read again to see what follows them in their member.
+_MAX_EXCESS = 64 << 20
 
 
 def read_pages(
-    path: epath.PathLike, max_page_bytes: int = MAX_PAGE_BYTES
+    path: epath.PathLike,
+    max_page_bytes: int = MAX_PAGE_BYTES,
+    start: int = 0,
+    end: int | None = None,
+    primary_only: bool = False,
 ) -> Iterator[Page | Reject]:
     """Yields the pages of a WARC file in order, and a Reject for whatever could not be read.
 
-    Reasons: "damaged" (a gzip member that cannot be decompressed), "truncated" (the file or a
-    record ends early), "garbage" (bytes that belong to no record), "bad_length" and "bad_header"
-    (a record whose header cannot be trusted), "not_warc" (no record at all), and
-    "missing_records" (fewer pages than the corpus's own count).
+    Reasons: "damaged" (a member that cannot be decompressed), "truncated" (the file or a record
+    ends early), "garbage" (bytes that belong to no record), "bad_length" and "bad_header" (a record
+    whose header cannot be trusted), "not_warc" (no record at all), "missing_records" (a document
+    that the corpus lists or counts and that was not found), and "bad_offsets" (ClueWeb22's offset
+    file disagrees with the archive).
+
+    Args:
+      path: the archive, local or gs://.
+      max_page_bytes: a page is cut one byte after these.
+      start: offset at which the part begins that is to be read.
+      end: offset at which it ends, None for the end of the file.
+      primary_only: narrow the pages of ClueWeb22 to their primary content.
 
     Raises:
-      UserError: the file cannot be opened or its storage fails; running again may help, so this
-        is not kept as a reject.
+      UnreadableError: the file cannot be opened or its storage fails.
     """
     name = str(path)
-    try:
-        with epath.Path(path).open("rb") as stream:
-            reader = _Reader(name, _Storage(name, stream), max_page_bytes)
-            position: int | None = 0
-            while position is not None:
-                position = yield from reader.run(position)
-            if reader.records == 0:
-                yield reader.reject(0, "not_warc", "no WARC record found in this file")
-            else:
-                yield from _missing_records(name, reader)
-    except OSError as error:
-        raise UserError(
-            f"{name} could not be read ({error.strerror or error}): check the file and its "
-            "permissions, then run the same command again; what is done is kept"
-        ) from error
-
-
-class _Storage(io.RawIOBase):
-    """The file, with I/O failures told apart from FastWARC's own OSError for damaged data."""
-
-    def __init__(self, name: str, stream: IO[bytes]):
-        self._name, self._stream = name, stream
-
-    def read(self, size: int = -1) -> bytes:
-        try:
-            return self._stream.read(size)
-        except OSError as error:
-            raise UserError(
-                f"{self._name} could not be read ({error}): run the same command again when the "
-                "storage answers; what is done is kept"
-            ) from error
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._stream.tell()
+    expected = expected_documents(name)
+    if expected is not None and not expected.is_divisible:  # a count is of the whole file
+        if start:
+            return
+        end = None
+    with open_storage(name) as stream:
+        reader = _Reader(name, stream, max_page_bytes, primary_only)
+        first = reader.boundary(start, end) if start else 0
+        if first is None:
+            return
+        stop = None if end is None else reader.boundary(end)
+        yield from reader.read(first, stop)
+        if expected is not None:
+            yield from reader.ledger.compare(name, expected, first, stop, size_of(stream))
 
 
 class _Reader:
-    """Reads one file in runs; a run ends at the end of the file or at damage."""
+    """Reads one file in runs; a run ends at the end of its part or at damage."""
 
-    def __init__(self, name: str, stream: _Storage, max_page_bytes: int):
-        self.name = name
-        self.records = 0
-        self.pages = 0
+    def __init__(self, name: str, stream: BinaryIO, max_page_bytes: int, primary_only: bool):
+        self.ledger = Ledger()
+        self._name = name
         self._stream = stream
-        self._max_page_bytes = max_page_bytes
-        self._gzipped = stream.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+        self._max_page_bytes, self._primary_only = max_page_bytes, primary_only
+        self._codec = compression.detect(stream)
+        self._records = 0
+        self._size: int | None = None  # about the size of the last record, None if unknown
+        self._slack = 0  # what it may lack
 
-    def reject(self, offset: int, reason: str, detail: str, record_id: str = "") -> Reject:
-        return Reject(record_id or f"@{offset}", f"{self.name}@{offset}", reason, detail)
+    def read(self, start: int, stop: int | None) -> Iterator[Page | Reject]:
+        """Yields what stands from the record at `start` (or the file's start) to that at `stop`."""
+        position: int | None = start
+        while position is not None and (stop is None or position < stop):
+            position = yield from self._run(position, stop)
+        if self._records == 0 and start == 0 and stop is None:
+            yield self._reject(0, "not_warc", "no WARC record found in this file")
 
-    def run(self, start: int) -> Generator[Page | Reject, None, int | None]:
+    def boundary(self, start: int, stop: int | None = None) -> int | None:
+        """Returns where a part begins: the first record in [start, stop), None if there is none."""
+        if self._codec is not None:
+            return self._first_record(start, stop)
+        return compression.find(self._stream, _PLAIN_MARK, self._is_plain_record, start, stop)
+
+    def _first_record(self, start: int, stop: int | None = None) -> int | None:
+        mark = self._codec.magic if self._codec else _PLAIN_MARK
+        return compression.find(self._stream, mark, self._is_record, start, stop)
+
+    def _run(self, start: int, stop: int | None) -> Generator[Page | Reject, None, int | None]:
         """Yields what stands from `start` on; returns where to go on after damage, else None."""
         offset, in_body, found = start, False, False
-        self._stream.seek(start)
+        source = _Source(self._stream, self._codec, start)
         try:
             for record in ArchiveIterator(
-                self._stream,
+                source,  # pyright: ignore[reportArgumentType]
                 parse_http=False,
                 quirks_mode=True,
                 max_header_len=_MAX_HEADER_BYTES,
                 fsspec_args=False,
             ):
-                offset, in_body, found = record.stream_pos, True, True
+                before, offset = offset, record.stream_pos + source.base
+                if found and offset > before:
+                    yield from self._passed_over(source, before, offset)
+                if stop is not None and offset >= stop and self._is_past(record, offset, stop):
+                    return None
+                in_body, found = True, True
                 # Read before anything is said of the record, so that damage is put down to it.
                 body = record.reader.read(self._max_page_bytes + 1)
                 in_body = False
                 item, is_cut = self._read_record(record, offset, body)
-                self.records += 1
+                self._records += 1
                 if item is not None:
                     yield item
                 if is_cut:
-                    return self._next_record(offset + 1)
+                    return self._resume(offset)
         except OSError as error:
             is_here = in_body or not found
-            if is_here and (self.records or self._is_record(offset)):
-                self.records += 1
-                yield self.reject(offset, "damaged", str(error))
-            if is_here or not self._gzipped:
-                return self._next_record(offset + 1)
+            if is_here and (self._records or self._is_record(offset)):
+                self._records += 1
+                reason = "truncated" if self._ends_early(offset) else "damaged"
+                yield self._reject(offset, reason, str(error))
+            if is_here or self._codec is None:
+                return self._resume(offset)
         return (yield from self._after(offset, start))
 
-    def _after(self, last: int, start: int) -> Generator[Reject, None, int | None]:
-        """Checks what follows the last record that was read whole; returns where to go on."""
-        if not self._gzipped:
-            return None
-        self._stream.seek(last)
-        if self._stream.read(len(_GZIP_MAGIC)) != _GZIP_MAGIC:
-            last = start  # a single gzip stream, where offsets are not those of members
-        end = self._member_end(last)
-        if end is None:
-            yield self.reject(last, "truncated", "the file ends inside this record")
-            return None
-        self._stream.seek(end)
-        if not self._stream.read(1):
-            return None
-        position = self._next_record(end)
-        if position != end:
-            yield self._gap(end, position)
+    def _resume(self, offset: int) -> int | None:
+        """Returns where reading goes on after damage at `offset`."""
+        position = self._first_record(offset + 1)
+        self.ledger.add_lost(offset + 1, position)
         return position
 
-    def _gap(self, start: int, end: int | None) -> Reject:
-        """Names what stands between the end of a record and the next one."""
-        self._stream.seek(start)
-        if self._stream.read(len(_GZIP_MAGIC)) != _GZIP_MAGIC:
-            return self.reject(start, "garbage", "bytes that belong to no record")
-        if end is None and self._ends_early(start):
-            return self.reject(start, "truncated", "the file ends inside this record")
-        return self.reject(start, "damaged", "this gzip member cannot be decompressed")
+    def _is_past(self, record: WarcRecord, offset: int, stop: int) -> bool:
+        """Returns whether a record belongs to the next part.
+
+        Where a member holds several records, FastWARC gives the end of the member for the offset of
+        the later ones, which is where the next part begins.
+        """
+        if offset > stop:
+            return True
+        with _kept_position(self._stream):
+            following = warc_record.header_of(self._bytes_at(offset, 64 << 10))[0]
+        return following == {name.lower(): value for name, value in record.headers}
+
+    # Records.
 
     def _read_record(
         self, record: WarcRecord, offset: int, body: bytes
@@ -172,162 +172,233 @@ class _Reader:
         """Returns what a record holds, and whether reading must start anew after it."""
         headers = {name.lower(): value for name, value in record.headers}
         length = headers.get("content-length", "").strip()
-        kind = record.record_type
-        if not length and kind & (_PAGE_TYPES | WarcRecordType.unknown):
+        kind, is_page = record.record_type, bool(record.record_type & warc_record.PAGE_TYPES)
+        self._size = None
+        if not length and (is_page or kind & WarcRecordType.unknown):
             headers, repaired = self._reread(offset)
             if repaired is not None and headers.get("warc-type") in ("response", "resource"):
-                self.pages += 1
                 return self._page(headers, offset, repaired), False
-        if not kind & _PAGE_TYPES:
-            return None, False
-        record_id = _record_id(headers)
-        if not length.isdigit():
-            detail = (
-                f"Content-Length is {length!r}" if length else "the header has no Content-Length"
-            )
-            reason = "bad_length" if length else "bad_header"
-            return self.reject(offset, reason, detail, record_id), False
-        is_swallowed = b"\nWARC/" in body and _SWALLOWED.search(body)
-        if is_swallowed or _CUT_RECORD.search(body, max(len(body) - 4096, 0)):
-            detail = f"Content-Length {length} runs into the next record"
-            return self.reject(offset, "bad_length", detail, record_id), True
-        if len(body) < min(int(length), self._max_page_bytes):
-            detail = f"Content-Length is {length}, only {len(body)} bytes follow"
-            return self.reject(offset, "truncated", detail, record_id), True
-        self.pages += 1
-        return self._page(headers, offset, body), False
+        fault = warc_record.fault_of(length, body, self._max_page_bytes)
+        # What is no page is of no interest, unless it runs on into pages or the file's end.
+        if fault is not None and (is_page or (fault.is_cut and self._is_loss(fault.reason))):
+            record_id = warc_record.record_id(headers)
+            return self._reject(offset, fault.reason, fault.detail, record_id), fault.is_cut
+        if fault is None:
+            lines = sum(len(name) + len(value) + 2 for name, value in headers.items())
+            self._size, self._slack = lines + int(length), 64 + 4 * len(headers)
+        return (self._page(headers, offset, body) if is_page else None), False
+
+    def _is_loss(self, reason: str) -> bool:
+        return reason == "bad_length" or self._codec is None  # _after tells if a member is cut
 
     def _page(self, headers: dict[str, str], offset: int, block: bytes) -> Page:
-        http = parse_http(block, self._max_page_bytes)
-        content_type, charset = http.content_type, http.charset
-        if not http.status:
-            content_type, charset = parse_content_type(headers.get("content-type", ""))
-            if content_type == "application/http":  # ClueWeb22 says so of bare HTML
-                content_type, charset = "text/html", ""
-        url = headers.get("warc-target-uri", "").strip().removeprefix("<").removesuffix(">")
-        source = Source(self.name, offset, _record_id(headers))
-        language = headers.get("language", "").strip()
-        return Page(source, url, content_type, charset, http.status, language, http.body)
+        self.ledger.add_page(offset)
+        return warc_record.page_of(
+            headers, self._name, offset, block, self._max_page_bytes, self._primary_only
+        )
 
     def _reread(self, offset: int) -> tuple[dict[str, str], bytes | None]:
         """Reads a record again whose header block a blank line has cut in two."""
-        position_before = self._stream.tell()
-        self._stream.seek(offset)
-        data = self._stream.read(self._max_page_bytes)
-        if self._gzipped:
-            data = _inflate_head(data, self._max_page_bytes)
-        self._stream.seek(position_before)
-        start = _RECORD_START.match(data)
-        if start is None:
-            return {}, None
-        headers: dict[str, str] = {}
-        position = start.end()
-        while line := _HEADER_LINE.match(data, position):
-            headers.setdefault(
-                line[1].decode("latin-1").lower(), line[2].decode("utf-8", "replace")
-            )
-            position = line.end()
-            if "content-length" not in headers:
-                position += len(data[position:]) - len(data[position:].lstrip(b"\r\n"))
+        with _kept_position(self._stream):
+            data = self._bytes_at(offset, self._max_page_bytes)
+        headers, begin = warc_record.header_of(data)
         length = headers.get("content-length", "")
-        end = re.compile(rb"\r?\n").match(data, position)
-        if not length.isdigit() or end is None or len(data) < end.end() + int(length):
+        if begin < 0 or not length.isdigit() or len(data) < begin + int(length):
             return headers, None
-        return headers, data[end.end() : end.end() + int(length)]
+        return headers, data[begin : begin + int(length)]
 
-    def _next_record(self, position: int) -> int | None:
-        """Returns the offset of the first record at or after `position`, None if there is none."""
-        mark = _GZIP_MAGIC if self._gzipped else b"WARC/"
-        overlap = b""
-        while True:
-            self._stream.seek(position)
-            block = overlap + self._stream.read(_BLOCK)
-            base = position - len(overlap)
-            found = block.find(mark)
-            while found >= 0:
-                if self._is_record(base + found):
-                    return base + found
-                found = block.find(mark, found + 1)
-            if len(block) < _BLOCK:
-                return None
-            position = base + len(block)
-            overlap = block[1 - len(mark) :]
+    def _reject(self, offset: int, reason: str, detail: str, record_id: str = "") -> Reject:
+        reject = reject_at(self._name, offset, reason, detail, record_id)
+        self.ledger.add_reject(reject, offset)
+        return reject
 
-    def _is_record(self, offset: int) -> bool:
-        self._stream.seek(max(offset - 1, 0))
-        head = self._stream.read(4096)
-        if offset and not self._gzipped and not head.startswith(b"\n"):
+    # What FastWARC does not say.
+
+    def _after(self, last: int, start: int) -> Generator[Reject, None, int | None]:
+        """Checks what follows the last record that was read whole; returns where to go on."""
+        if self._codec is None:
+            return None
+        origin = last if self._starts_member(last) else start
+        end = self._end_of(origin)
+        while end is not None and end < last:  # members of several records, all of them read
+            end = self._end_of(end)
+        if end is None:
+            yield self._reject(origin, "truncated", "the file ends inside this record")
+            self.ledger.add_lost(origin + 1, None)
+            return None
+        position = self._first_record(end)
+        if position != end:
+            lacking = self._lacking_bytes(origin) if origin == last else 0
+            yield from self._strangers(end, position, lacking)
+            self.ledger.add_lost(end, position)
+        return position
+
+    def _passed_over(self, source: "_Source", before: int, offset: int) -> Iterator[Reject]:
+        """Names what FastWARC skipped between two records without a word."""
+        with _kept_position(self._stream):
+            if self._codec is not None and source.member_between(before, offset):
+                end = self._end_of(before) if self._starts_member(before) else None
+                if end is not None and end < offset:
+                    yield from self._strangers(end, offset, self._lacking_bytes(before))
+            elif self._size is not None and self._has_excess(before, offset):
+                yield from self._excess(before, offset)
+
+    def _has_excess(self, before: int, offset: int) -> bool:
+        """Returns whether there seem to be more bytes before `offset` than the last record has."""
+        size = offset - before
+        if isinstance(self._codec, Gzip):  # a member ends with its size
+            self._stream.seek(offset - 4)
+            size = int.from_bytes(self._stream.read(4), "little")
+        elif self._codec is not None:
             return False
-        head = head[1:] if offset else head
-        if self._gzipped:
-            head = _inflate_head(head, 64)
-        return _RECORD_START.match(head.lstrip(b"\r\n")) is not None
+        return size - (self._size or 0) > self._slack and size < _MAX_EXCESS
+
+    def _excess(self, before: int, offset: int) -> Iterator[Reject]:
+        size = (self._size or 0) + 2 * self._slack
+        data = self._bytes_at(before, size if self._codec else min(size, offset - before))
+        headers, begin = warc_record.header_of(data)
+        length = headers.get("content-length", "")
+        if begin < 0 or not length.isdigit():
+            return
+        rest = data[begin + int(length) :].lstrip(b"\r\n")
+        if rest and not RECORD_START.match(rest):
+            detail = f"bytes after the {length} of this record that belong to no record"
+            yield self._reject(before, "garbage", detail)
+
+    def _strangers(self, start: int, stop: int | None, lacking: int) -> Iterator[Reject]:
+        """Names what stands in [start, stop) and is no record.
+
+        Args:
+          start: where a member ends.
+          stop: the next record, None for the file's end.
+          lacking: bytes that the record before has in members of their own.
+        """
+        end = size_of(self._stream) if stop is None else stop
+        while start < end:
+            if not self._starts_member(start):
+                yield self._reject(start, "garbage", "bytes that belong to no record")
+                return
+            assert self._codec is not None
+            try:
+                after, size = compression.measure(self._codec, self._stream, start)
+            except DamageError as error:
+                detail = f"this {self._codec.name} cannot be decompressed: {error}"
+                yield self._reject(start, "damaged", detail)
+                return
+            if after is None:
+                yield self._reject(start, "truncated", "the file ends inside this record")
+                return
+            if size and lacking <= 0:
+                detail = f"this {self._codec.name} holds no record"
+                yield self._reject(start, "garbage", detail)
+            lacking -= size
+            start = after
+
+    def _lacking_bytes(self, offset: int) -> int:
+        """Returns how much of the last record its member does not hold."""
+        assert self._codec is not None
+        size = self._size or 0
+        if not self._is_record(offset):  # it begins somewhere inside the member
+            return size
+        return size - compression.measure(self._codec, self._stream, offset)[1]
+
+    # Offsets.
+
+    def _starts_member(self, offset: int) -> bool:
+        assert self._codec is not None
+        self._stream.seek(offset)
+        return self._stream.read(len(self._codec.magic)) == self._codec.magic
+
+    def _end_of(self, offset: int) -> int | None:
+        """Returns where a member ends that was read; None if the file ends before."""
+        assert self._codec is not None
+        try:
+            return compression.measure(self._codec, self._stream, offset)[0]
+        except DamageError:
+            return None
 
     def _ends_early(self, offset: int) -> bool:
         try:
-            return self._inflate_member(offset) is None
-        except zlib.error:
+            return (
+                self._codec is not None
+                and compression.measure(self._codec, self._stream, offset)[0] is None
+            )
+        except DamageError:
             return False
 
-    def _member_end(self, offset: int) -> int | None:
-        """Returns where the gzip member at `offset` ends; None if it does not."""
-        try:
-            return self._inflate_member(offset)
-        except zlib.error:
-            return None
+    def _is_record(self, offset: int) -> bool:
+        if self._codec is not None:
+            head = self._bytes_at(offset, 64)
+        else:
+            self._stream.seek(max(offset - 1, 0))
+            head = self._stream.read(64)
+            if offset and not head.startswith(b"\n"):
+                return False
+        return RECORD_START.match(head.lstrip(b"\r\n")) is not None
 
-    def _inflate_member(self, offset: int) -> int | None:
+    def _is_plain_record(self, offset: int) -> bool:
+        # Stricter than after damage: a page may show the head of a record.
+        self._stream.seek(max(offset - 4, 0))
+        return warc_record.is_followed_by_record(self._stream.read(4096))
+
+    def _bytes_at(self, offset: int, size: int) -> bytes:
+        """Returns what stands at an offset, decompressed."""
+        if self._codec is not None:
+            return compression.head(self._codec, self._stream, offset, size)
         self._stream.seek(offset)
-        inflater = zlib.decompressobj(31)
-        position = offset
-        while block := self._stream.read(_BLOCK):
-            position += len(block)
-            inflater.decompress(block, _BLOCK)
-            while inflater.unconsumed_tail:
-                inflater.decompress(inflater.unconsumed_tail, _BLOCK)
-            if inflater.eof:
-                return position - len(inflater.unused_data)
-        return None
+        return self._stream.read(size)
 
 
-_PAGE_TYPES = WarcRecordType.response | WarcRecordType.resource
+class _Source:
+    """The file as FastWARC reads it, from an offset on; notes where members seem to start.
 
-
-def _record_id(headers: dict[str, str]) -> str:
-    values = (headers.get(name.lower(), "").strip() for name in _CORPUS_IDS)
-    return next((v.removeprefix("<").removesuffix(">") for v in values if v), "")
-
-
-def _inflate_head(data: bytes, max_bytes: int) -> bytes:
-    try:
-        return zlib.decompressobj(31).decompress(data, max_bytes)
-    except zlib.error:
-        return b""
-
-
-def _missing_records(name: str, reader: _Reader) -> Iterator[Reject]:
-    expected = _expected_pages(epath.Path(name))
-    if expected is not None and reader.pages < expected:
-        detail = f"the corpus counts {expected} documents in this file, {reader.pages} were read"
-        yield reader.reject(0, "missing_records", detail)
-
-
-def _expected_pages(path: epath.Path) -> int | None:
-    """Returns how many documents ClueWeb22 says a file holds; None for other archives.
-
-    The count stands in record_counts/ at the root of the corpus, and follows from the offset file
-    beside the archive, which has one line more than documents.
+    Attributes:
+      base: what FastWARC's offsets lack.
     """
-    match = _CLUEWEB22_FILE.match(path.name)
-    if match is None:
-        return None
-    offsets = path.parent / path.name.replace(".warc.gz", ".warc.offset")
-    if offsets != path and offsets.exists():
-        return len(offsets.read_text().split()) - 1
-    if len(path.parents) > 4:
-        counts = path.parents[4] / "record_counts" / "html" / f"{match[1]}_counts.csv"
-        if counts.exists():
-            stem = path.name.partition(".")[0]
-            rows = csv.reader(counts.read_text().splitlines())
-            return next((int(row[1]) for row in rows if row and row[0] == stem), None)
-    return None
+
+    def __init__(self, stream: BinaryIO, codec: Codec | None, start: int):
+        self._stream = stream
+        self._magic = codec.magic if codec else b""
+        # A dictionary stands at the file's start and is needed wherever reading begins; FastWARC
+        # looks for it at offset 0 alone.
+        self._prelude = codec.prelude if codec and start else b""
+        self.base = start - len(self._prelude) if self._prelude else 0
+        self._marks: list[int] = []
+        self._tail = b""
+        stream.seek(start)
+
+    def read(self, size: int = -1) -> bytes:
+        if self._prelude:
+            data, self._prelude = self._prelude, b""
+            return data
+        position = self._stream.tell()
+        data = self._stream.read(size)
+        if self._magic:
+            block = self._tail + data
+            found = block.find(self._magic)
+            while found >= 0:
+                self._marks.append(position - len(self._tail) + found)
+                found = block.find(self._magic, found + 1)
+            self._tail = data[1 - len(self._magic) :]
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell() - len(self._prelude) - self.base
+
+    def member_between(self, start: int, stop: int) -> bool:
+        """Returns whether a member may start between two offsets; forgets what comes before."""
+        below = bisect.bisect_right(self._marks, start)
+        upto = bisect.bisect_left(self._marks, stop)
+        del self._marks[:upto]
+        return upto > below
+
+
+@contextlib.contextmanager
+def _kept_position(stream: BinaryIO) -> Iterator[None]:
+    """Leaves a stream where it was, for FastWARC to read on."""
+    position = stream.tell()
+    yield
+    stream.seek(position)

@@ -7,13 +7,15 @@ import shutil
 import pytest
 
 from beam_pipelines import segment_extract
-from beam_pipelines.corpus_files import corpus_digest, find_files
+from beam_pipelines.corpus_files import find_files, survey
 from beam_pipelines.execution import BeamConfig
 from beam_pipelines.segment import run_segment
 from beam_pipelines.segment_collect import shard_of
+from humpback_jax import records
 from humpback_jax.corpus.filters import FUNNEL, SegmentFilters
+from humpback_jax.corpus.reading import Part, ReadConfig
 from humpback_jax.errors import UserError
-from humpback_jax.records import Segment
+from humpback_jax.records import Reject, Segment
 from humpback_jax.rundir import Counts, StageDir
 
 CORPUS = pathlib.Path(__file__).resolve().parents[2].parent / "shared" / "data" / "corpus"
@@ -58,8 +60,9 @@ def corpus(tmp_path):
     return tmp_path / "corpus"
 
 
-def run(run_dir, corpus, filters=FILTERS, beam_config=BEAM, num_shards=4):
-    run_segment(run_dir, f"{corpus}/*.warc.gz", filters, beam_config, num_shards)
+def run(run_dir, corpus, filters=FILTERS, beam_config=BEAM, num_shards=4, **reading):
+    reading = ReadConfig(**reading)
+    run_segment(run_dir, f"{corpus}/*.warc.gz", filters, beam_config, num_shards, reading)
     return StageDir(run_dir, "segment")
 
 
@@ -78,7 +81,7 @@ def test_stage_conserves_segments_and_pages(tmp_path, corpus):
     summary = stage.summary()
     counts, pages = Counts(**summary["counts"]), Counts(**summary["pages"])
     assert counts == Counts(36, 28, {"duplicate": 2, "header_upper": 3, "too_short": 3})
-    assert pages == Counts(39, 36, {"no_header": 3})
+    assert pages == Counts(39, 30, {"no_header": 3, "no_segment_kept": 6})
     assert [step for step, _ in summary["funnel"]] == ["header nodes", *(s for s, _ in FUNNEL)]
     assert dict(summary["funnel"])["length"] == 33
     assert dict(summary["funnel"])["sample"] == 28
@@ -105,7 +108,8 @@ def test_more_shards_than_segments(tmp_path, corpus):
 def test_rejects_have_examples_with_text_for_every_reason(tmp_path, corpus):
     stage = run(tmp_path / "run", corpus)
     rejects = {r.reason: r for r in stage.read_rejects()}
-    assert set(rejects) == {"duplicate", "header_upper", "too_short", "no_header"}
+    segments, pages = {"duplicate", "header_upper", "too_short"}, {"no_header", "no_segment_kept"}
+    assert set(rejects) == segments | pages
     assert rejects["header_upper"].detail.startswith("NAVIGATION | Home, sweet home")
     assert rejects["duplicate"].detail.startswith("Bread | ")
     assert ".warc.gz@" in rejects["no_header"].source
@@ -116,7 +120,7 @@ def test_examples_are_few_and_all_rejects_are_counted(tmp_path):
     archive(tmp_path / "c" / "b.warc.gz", [("http://a.b/", f"<h1>Good</h1>{'word ' * 9}")])
     stage = run(tmp_path / "run", tmp_path / "c", num_shards=1)
     assert stage.summary()["counts"]["rejects"] == {"too_short": 90}
-    assert len(list(stage.read_rejects())) == 20
+    assert len([r for r in stage.read_rejects() if r.reason == "too_short"]) == 20
 
 
 def test_bytes_do_not_depend_on_how_the_work_was_done(tmp_path, corpus):
@@ -150,11 +154,11 @@ def test_rerun_after_a_kill_ends_in_the_same_bytes(tmp_path, corpus, killed, mon
         for index in (1, 3):
             stage.marker(index).unlink()
             stage.shard_path(index).unlink()
-    original = segment_extract.extract_file
+    original = segment_extract.extract_part
     monkeypatch.setattr(
         segment_extract,
-        "extract_file",
-        lambda file, filters: extracted.append(file) or original(file, filters),
+        "extract_part",
+        lambda part, *options: extracted.append(part) or original(part, *options),
     )
     assert contents(run(tmp_path / "run", corpus, filters)) == whole
     assert len(extracted) == (2 if killed == "extract" else 0)
@@ -184,7 +188,7 @@ def test_ids_and_digest_do_not_depend_on_the_folder(tmp_path, corpus):
     shutil.copytree(corpus, moved)
     two = run(tmp_path / "two", moved)
     assert [s.segment_id for s in one.read(Segment)] == [s.segment_id for s in two.read(Segment)]
-    assert corpus_digest(find_files(f"{corpus}/*")) == corpus_digest(find_files(f"{moved}/*"))
+    assert survey(find_files(f"{corpus}/*")).digest == survey(find_files(f"{moved}/*")).digest
     assert next(two.read(Segment)).source.file.startswith(str(moved))
 
 
@@ -223,8 +227,10 @@ def test_what_matches_nothing_is_named(tmp_path, corpus):
     for pattern in (f"{corpus}/*.zst", f"{corpus}/*.gz,{corpus}/absent.gz"):
         with pytest.raises(UserError, match=pattern.rpartition("/")[2].replace("*", r"\*")):
             run_segment(tmp_path / "run", pattern, FILTERS, BEAM, 1)
-    with pytest.raises(UserError, match="is a folder"):
-        run_segment(tmp_path / "run", str(corpus), FILTERS, BEAM, 1)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.txt").touch()
+    with pytest.raises(UserError, match="other' holds no file of pages by its name .* 1 files"):
+        run_segment(tmp_path / "run", str(tmp_path / "other"), FILTERS, BEAM, 1)
     with pytest.raises(UserError, match="pattern is empty"):
         run_segment(tmp_path / "run", " , ", FILTERS, BEAM, 1)
     with pytest.raises(UserError, match="no segment is left"):
@@ -244,6 +250,158 @@ def test_find_files(tmp_path, monkeypatch):
         find_files("gs://bucket/**/*.gz")
 
 
+def test_folder_stands_for_the_files_of_pages_below_it(tmp_path):
+    names = ("html/en/en00/a.warc.gz", "html/en/a.warc.offset", "inlink/en/a.json.gz", "b/c.html")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b" / "around").symlink_to(tmp_path)
+    found = find_files(str(tmp_path))
+    assert found == [f"{tmp_path}/b/c.html", f"{tmp_path}/html/en/en00/a.warc.gz"]
+    assert find_files(f"{tmp_path}/b, {tmp_path}/html") == found
+
+
+def test_manifest_lists_files(tmp_path):
+    for name in ("one.jsonl", "two, with comma.jsonl"):
+        (tmp_path / name).touch()
+    manifest = tmp_path / "manifest.txt"
+    manifest.write_text(
+        f"# what we have\n{tmp_path}/two, with comma.jsonl\n\n{tmp_path}/one.jsonl\n"
+    )
+    assert find_files(f"@{manifest}") == [
+        f"{tmp_path}/one.jsonl",
+        f"{tmp_path}/two, with comma.jsonl",
+    ]
+    manifest.write_text(f"{tmp_path}/one.jsonl\n{tmp_path}/three\n{tmp_path}/four\n")
+    with pytest.raises(UserError, match=r"^2 of 3 files of the manifest '.*manifest.txt' are miss"):
+        find_files(f"@{manifest}")
+    with pytest.raises(UserError, match=f"the first is {tmp_path}/three: correct the manifest"):
+        find_files(f"@{manifest}")
+    assert len(find_files(f"@{manifest}", keep_missing=True)) == 3
+    manifest.write_text("# nothing\n")
+    with pytest.raises(UserError, match="lists no file"):
+        find_files(f"@{manifest}")
+    with pytest.raises(UserError, match=r"manifest '.*absent' cannot be read"):
+        find_files(f"@{tmp_path}/absent")
+
+
+def test_large_files_are_divided_and_small_pages_put_together(tmp_path):
+    sizes = {"a.warc": 1000, "b.warc": 250, "c/1.html": 60, "c/2.html": 50, "c/3.html": 10, "d": 9}
+    for name, size in sizes.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    files = [str(tmp_path / name) for name in sizes]
+    parts = survey(files).parts(part_bytes=300)
+    starts = [(p.start, p.end) for p in parts]
+    assert starts == [(0, 333), (333, 666), (666, None), (0, None), (0, None), (0, None)]
+    assert parts[4] == Part(tuple(files[2:5]), folder=f"{tmp_path}/c")
+    assert [len(p.files) for p in survey(files).parts(100)[-3:]] == [1, 2, 1]
+    assert len(survey([f"{tmp_path}/absent"]).parts(100)) == 1
+
+
+@pytest.mark.parametrize("part_bytes", [700, 1500])
+def test_result_does_not_depend_on_how_files_are_divided(tmp_path, corpus, part_bytes):
+    filters = SegmentFilters(min_length=20, max_length=300, language="", max_segments=20)
+    (corpus / "1.warc.gz").write_bytes((corpus / "1.warc.gz").read_bytes()[:-300])
+    one = run(tmp_path / "one", corpus, filters)
+    two = run(tmp_path / "two", corpus, filters, part_bytes=part_bytes)
+    parts = (two.path / "parts.jsonl").read_text().splitlines()
+    assert len(parts) == len(two.markers("extracted")) > 3
+    assert one.digest == two.digest
+    for index in range(4):
+        assert one.shard_path(index).read_bytes() == two.shard_path(index).read_bytes()
+    for law in ("counts", "pages"):
+        assert one.summary()[law] == two.summary()[law]
+    assert one.summary()["pages"]["rejects"]["truncated"] == 1
+
+
+def test_bad_file_stops_the_job_or_is_counted(tmp_path, corpus):
+    (corpus / "x.warc.gz").symlink_to("/proc/self/mem")
+    with pytest.raises(UserError, match=r"x\.warc\.gz could not be read .* = 'skip'$"):
+        run(tmp_path / "one", corpus)
+    stage = run(tmp_path / "two", corpus, on_bad_file="skip")
+    assert stage.summary()["pages"]["rejects"]["unreadable"] == 1
+    assert stage.summary()["counts"]["records_out"] == 28
+    assert "unreadable" in {r.reason for r in stage.read_rejects()}
+
+
+def test_missing_files_of_a_manifest_are_counted_if_the_configuration_says_so(tmp_path, corpus):
+    manifest = tmp_path / "manifest.txt"
+    manifest.write_text("".join(f"{corpus}/{n}.warc.gz\n" for n in (0, 1, 7)))
+    with pytest.raises(UserError, match="1 of 3 files"):
+        run_segment(tmp_path / "one", f"@{manifest}", FILTERS, BEAM, 1)
+    skip = ReadConfig(on_bad_file="skip")
+    run_segment(tmp_path / "two", f"@{manifest}", FILTERS, BEAM, 1, skip)
+    summary = StageDir(tmp_path / "two", "segment").summary()
+    assert summary["pages"]["rejects"]["unreadable"] == 1
+    assert summary["pages"]["records_out"] == 20
+
+
+@pytest.mark.parametrize("mode", ["in_memory", "multi_processing"])
+def test_counters_say_what_the_stage_says(tmp_path, corpus, monkeypatch, mode):
+    (corpus / "1.warc.gz").write_bytes((corpus / "1.warc.gz").read_bytes()[:-300])
+    results = []
+    original = segment_extract.run_pipeline
+    monkeypatch.setattr(
+        segment_extract, "run_pipeline", lambda *a: results.append(original(*a)) or results[-1]
+    )
+    stage = run(tmp_path / "run", corpus, beam_config=BeamConfig(direct_running_mode=mode))
+    (result,) = results
+    counters = {c.key.metric.name: c.committed for c in result.metrics().query()["counters"]}
+    for law, counts in (("pages", stage.counts("pages")), ("segments", stage.counts("extracted"))):
+        assert counters[f"{law}_in"] == counts.records_in
+        assert counters[f"{law}_out"] == counts.records_out
+        rejected = {k: v for k, v in counters.items() if k.startswith(f"{law}_rejected_")}
+        assert rejected == {f"{law}_rejected_{reason}": n for reason, n in counts.rejects.items()}
+    assert counters["pages_rejected_truncated"] == 1
+    summary = stage.summary()
+    assert counters["pages_in"] == summary["pages"]["records_in"]
+    assert counters["segments_in"] == summary["counts"]["records_in"]
+
+
+def conserved(stage, folder):
+    """Checks the law of each shard of a folder, and that what is written is what was counted."""
+    for index, marker in enumerate(stage.markers(folder)):
+        counts = Counts(**marker["counts"])
+        counts.check(f"{folder} {index}")
+        yield index, counts
+
+
+@needs_corpus
+def test_nothing_of_the_development_corpus_is_lost_unsaid(tmp_path):
+    skip = ReadConfig(on_bad_file="skip", part_bytes=300_000)
+    pattern = f"{CORPUS}/**/*"
+    run_segment(tmp_path / "run", pattern, SegmentFilters(), BEAM, 3, skip)
+    stage = StageDir(tmp_path / "run", "segment")
+    files = find_files(pattern)
+    assert len(files) == sum(path.is_file() for path in CORPUS.rglob("*"))
+    parts = [json.loads(line) for line in (stage.path / "parts.jsonl").read_text().splitlines()]
+    assert {file for part in parts for file in part["files"]} == set(files)
+    with_segments = {}
+    for index, counts in conserved(stage, "extracted"):
+        segments = records.read_parquet(Segment, stage.shard_path(index, "extracted"))
+        assert len(segments) == counts.records_out
+        with_segments[index] = len({(s.source.file, s.source.offset) for s in segments})
+    for index, counts in conserved(stage, "pages"):
+        # Documents in = documents with segments + documents without by reason.
+        assert counts.records_out == with_segments[index]
+        rejects = records.read_parquet(Reject, stage.shard_path(index, "pages"))
+        assert {r.reason for r in rejects} == set(counts.rejects)
+    assert set(with_segments) == set(range(len(parts)))
+    for index, counts in conserved(stage, "shards"):
+        assert len(records.read_parquet(Segment, stage.shard_path(index))) == counts.records_out
+    summary = stage.summary()
+    pages, segments = Counts(**summary["pages"]), Counts(**summary["counts"])
+    assert pages.errors == segments.errors == 0
+    # Files without pages are the 6 of links, 12 of offsets, 2 of counts and an empty one.
+    damage = {"bad_length": 2, "damaged": 1, "garbage": 2, "truncated": 1}
+    bad = damage | {"no_columns": 6, "not_warc": 15}
+    assert {reason: pages.rejects[reason] for reason in bad} == bad
+    malformed = 3 * 12 + 3 * 13 + 6
+    warcio = 14
+    assert pages.records_in == sum(bad.values()) + 351 + 1 + 2 * 70 + malformed + warcio
+
+
 @needs_corpus
 def test_real_and_damaged_archives_together(tmp_path):
     pattern = f"{CORPUS}/malformed/*.gz,{CORPUS}/clueweb22-shaped/html/**/*.warc.gz"
@@ -251,8 +409,9 @@ def test_real_and_damaged_archives_together(tmp_path):
     summary = StageDir(tmp_path / "run", "segment").summary()
     pages = summary["pages"]
     damage = {"bad_length": 2, "damaged": 1, "garbage": 2, "truncated": 1}
-    assert pages["rejects"] == damage | {"no_header": 1}
-    assert pages["records_out"] == 2 * 12 + 12 + 3 * 13 + 6 + 70 - 1
+    without = {"no_header": 1, "no_segment_kept": pages["rejects"]["no_segment_kept"]}
+    assert pages["rejects"] == damage | without
+    assert pages["records_out"] + sum(without.values()) == 2 * 12 + 12 + 3 * 13 + 6 + 70
     # The Chinese pages are there and filtered by their language.
     assert summary["counts"]["rejects"]["language"] > 0
     assert summary["counts"]["records_out"] > 30

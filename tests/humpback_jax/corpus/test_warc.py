@@ -1,14 +1,20 @@
 import gzip
 import io
+import itertools
 import pathlib
+import random
+import tempfile
 
 import pytest
+import zstandard
+from etils import epath
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from humpback_jax.corpus import warc
 from humpback_jax.corpus.http_message import parse_http
 from humpback_jax.corpus.page import Page
+from humpback_jax.corpus.storage import UnreadableError
 from humpback_jax.corpus.warc import read_pages
-from humpback_jax.errors import UserError
 
 CORPUS = pathlib.Path(__file__).resolve().parents[3].parent / "shared" / "data" / "corpus"
 needs_corpus = pytest.mark.skipif(not CORPUS.exists(), reason="the development corpus is absent")
@@ -161,34 +167,186 @@ def test_long_page_is_cut_one_byte_after_the_limit(tmp_path):
     assert len(pages[0].payload) == 1001
 
 
-def test_storage_failure_is_no_damage(tmp_path):
-    class Storage(io.BytesIO):
+def test_storage_failure_is_no_damage(tmp_path, monkeypatch):
+    class Failing(io.BytesIO):
         def read(self, size=-1):
-            raise OSError("timed out")
+            if self.tell() > 0:
+                raise OSError("timed out")
+            return super().read(20)
 
-    with pytest.raises(UserError, match="timed out"):
-        warc._Storage("gs://bucket/a.warc.gz", Storage()).read(10)
-    with pytest.raises(UserError, match=r"absent\.warc"):
+    monkeypatch.setattr(type(epath.Path("a")), "open", lambda *_: Failing(b"WARC/1.0\r\n" * 99))
+    with pytest.raises(UnreadableError, match=r"a\.warc could not be read \(timed out\)"):
+        list(read_pages("a.warc"))
+
+
+def test_absent_file_is_named(tmp_path):
+    with pytest.raises(UnreadableError, match=r"absent\.warc could not be read \(No such file"):
         list(read_pages(tmp_path / "absent.warc"))
 
 
-def test_missing_documents_of_a_clueweb22_file(tmp_path):
-    folder = "html/en/en00/en0000"
-    content = b"".join(members(record(1, HTML), record(2, HTML)))
-    offsets = tmp_path / folder / "en0000-00.warc.offset"
-    offsets.parent.mkdir(parents=True)
-    offsets.write_text("0000000000\n" * 4)
-    pages, rejects = read(tmp_path, content, f"{folder}/en0000-00.warc.gz")
-    assert len(pages) == 2
-    assert [r.reason for r in rejects] == ["missing_records"]
-    assert "counts 3 documents in this file, 2 were read" in rejects[0].detail
-    offsets.unlink()
-    counts = tmp_path / "record_counts" / "html" / "en00_counts.csv"
-    counts.parent.mkdir(parents=True)
-    counts.write_text("en0000-00,2\nen0000-01,9\n")
-    assert read(tmp_path, content, f"{folder}/en0000-00.warc.gz")[1] == []
-    rejects = read(tmp_path, content, f"{folder}/en0000-01.warc.gz")[1]
-    assert [r.reason for r in rejects] == ["missing_records"]
+# Compressed as archives are: a member for each record, several, or wherever 700 bytes end.
+def one_each(records, compress):
+    return [compress(r) for r in records]
+
+
+def two_each(records, compress):
+    return [compress(a + b) for a, b in zip(records[::2], records[1::2], strict=True)]
+
+
+def in_blocks(records, compress):
+    whole = b"".join(records)
+    return [compress(whole[i : i + 700]) for i in range(0, len(whole), 700)]
+
+
+def in_one(records, compress):
+    return [compress(b"".join(records))]
+
+
+def gzipped(data):
+    return gzip.compress(data, mtime=0)
+
+
+def zstd(data):
+    return zstandard.ZstdCompressor().compress(data)
+
+
+def varied(number):
+    return record(number, RESPONSE + random.Random(number).randbytes(100 * number))
+
+
+@pytest.mark.parametrize("divide", [one_each, two_each, in_blocks, in_one])
+@pytest.mark.parametrize("compress", [gzipped, zstd])
+def test_every_way_of_compressing_an_archive(tmp_path, divide, compress):
+    records = [varied(number) for number in range(12)]
+    pages, rejects = read(tmp_path, b"".join(divide(records, compress)))
+    assert rejects == []
+    assert [p.source.record_id for p in pages] == [f"urn:uuid:{n}" for n in range(12)]
+
+
+def dictionary_frame(records, is_compressed):
+    dictionary = zstandard.train_dictionary(1000, records)
+    content = dictionary.as_bytes()
+    if is_compressed:
+        content = zstd(content)
+    frame = b"\x5d\x2a\x4d\x18" + len(content).to_bytes(4, "little") + content
+    return frame, zstandard.ZstdCompressor(dict_data=dictionary).compress
+
+
+@pytest.mark.parametrize("is_compressed", [True, False])
+def test_zstd_with_a_dictionary_and_a_damaged_frame(tmp_path, is_compressed):
+    records = [record(number, RESPONSE + b"word " * number) for number in range(60)]
+    frame, compress = dictionary_frame(records, is_compressed)
+    frames = one_each(records, compress)
+    pages, rejects = read(tmp_path, frame + b"".join(frames), "a.warc.zst")
+    assert (len(pages), rejects) == (60, [])
+    frames[30] = frames[30][:8] + b"\xff" * 12 + frames[30][20:]
+    pages, rejects = read(tmp_path, frame + b"".join(frames), "a.warc.zst")
+    assert (len(pages), [r.reason for r in rejects]) == (59, ["damaged"])
+    assert rejects[0].record_id == f"@{len(frame) + sum(map(len, frames[:30]))}"
+    pages, rejects = read(tmp_path, frame + b"".join(frames[:20])[:-5], "a.warc.zst")
+    assert (len(pages), [r.reason for r in rejects]) == (19, ["truncated"])
+
+
+@pytest.mark.parametrize("compress", [bytes, gzipped, zstd])
+def test_record_that_fastwarc_passes_over_without_a_word(tmp_path, compress):
+    spoilt = b"X" + record(1)[1:]
+    parts = [compress(r) for r in (record(0), spoilt, record(2))]
+    pages, rejects = read(tmp_path, b"".join(parts), "a.warc")
+    assert [p.source.record_id for p in pages] == ["urn:uuid:0", "urn:uuid:2"]
+    assert [r.reason for r in rejects] == ["garbage"]
+
+
+@pytest.mark.parametrize("compress", [bytes, gzipped])
+def test_content_length_that_leaves_text_out(tmp_path, compress):
+    long = RESPONSE + b"<p>" + b"more " * 100
+    parts = [record(0), record(1, long, Content_Length=str(len(RESPONSE))), record(2)]
+    pages, rejects = read(tmp_path, b"".join(map(compress, parts)), "a.warc")
+    assert len(pages) == 3
+    assert [(r.reason, "belong to no record" in r.detail) for r in rejects] == [("garbage", True)]
+
+
+def test_request_that_runs_into_a_page_does_not_hide_it(tmp_path):
+    request = record(0, b"GET / HTTP/1.1\r\n\r\n", kind="request", Content_Length="600")
+    pages, rejects = read(tmp_path, b"".join(members(request, record(1), record(2))))
+    assert [p.source.record_id for p in pages] == ["urn:uuid:1", "urn:uuid:2"]
+    assert [r.reason for r in rejects] == ["bad_length"]
+
+
+def test_empty_member_is_no_loss(tmp_path):
+    content = b"".join(members(record(0))) + gzipped(b"") + b"".join(members(record(1)))
+    pages, rejects = read(tmp_path, content)
+    assert (len(pages), rejects) == (2, [])
+
+
+def damaged_archives():
+    """Yields the names and bytes of archives, whole and damaged in every way."""
+    records = [varied(number) for number in range(9)]
+    for name, compress in (("plain", bytes), ("gzip", gzipped), ("zstd", zstd)):
+        parts = [compress(r) for r in records]
+        broken = bytearray(parts[4])
+        broken[len(broken) // 2 : len(broken) // 2 + 4] = b"\xff\xff\xff\xff"
+        long = compress(record(4, Content_Length=str(len(RESPONSE) + 400)))
+        many = compress(record(4, Content_Length="many"))
+        no_record = compress(b"X" + records[4][1:])
+        shapes = {
+            "whole": parts,
+            "broken": [*parts[:4], bytes(broken), *parts[5:]],
+            "long": [*parts[:4], long, *parts[5:]],
+            "many": [*parts[:4], many, *parts[5:]],
+            "no record": [*parts[:4], no_record, *parts[5:]],
+            "rubbish": [*parts[:4], b"rubbish" * 30, *parts[4:]],
+            "zeros": [*parts, bytes(500)],
+            "cut": [*parts[:-1], parts[-1][:-40]],
+            "two": [compress(a + b) for a, b in zip(records[:8:2], records[1:8:2], strict=True)],
+            "one stream": [compress(b"".join(records))],
+        }
+        for shape, pieces in shapes.items():
+            yield pytest.param(b"".join(pieces), id=f"{name} {shape}")
+
+
+def seen(items):
+    """Returns what there is to compare of pages and rejects."""
+    return [
+        (i.source, i.url, i.payload) if isinstance(i, Page) else (i.source, i.reason, i.detail)
+        for i in items
+    ]
+
+
+@pytest.mark.parametrize("content", [*damaged_archives()])
+def test_parts_of_any_size_give_what_the_file_gives(tmp_path, content):
+    path = tmp_path / "some.warc"
+    path.write_bytes(content)
+    whole = seen(read_pages(path))
+    for size in (61, 400, 1500, 1501, 4000, len(content) - 1):
+        bounds = [*range(0, len(content), size), None]
+        parts = [
+            item
+            for start, end in itertools.pairwise(bounds)
+            for item in read_pages(path, start=start, end=end)
+        ]
+        assert seen(parts) == whole, size
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_parts_of_a_mutated_archive_lose_and_invent_nothing(data):
+    records = [record(number, RESPONSE + b"word " * number) for number in range(6)]
+    compress = data.draw(st.sampled_from([bytes, gzipped, zstd]))
+    content = bytearray(b"".join(map(compress, records)))
+    for _ in range(data.draw(st.integers(0, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    cuts = data.draw(st.lists(st.integers(1, len(content)), max_size=4, unique=True))
+    bounds = [0, *sorted(cuts), None]
+    with tempfile.NamedTemporaryFile(suffix=".warc") as file:
+        file.write(content)
+        file.flush()
+        whole = seen(read_pages(file.name))
+        parts = [
+            item
+            for start, end in itertools.pairwise(bounds)
+            for item in read_pages(file.name, start=start, end=end)
+        ]
+    assert seen(parts) == whole
 
 
 @pytest.mark.parametrize(
@@ -198,6 +356,7 @@ def test_missing_documents_of_a_clueweb22_file(tmp_path):
         ("Transfer-Encoding: chunked", b"<html>hi"),  # was joined before it was stored
         ("Content-Encoding: gzip", b"<html>hi"),  # was decoded before it was stored
         ("Content-Encoding: gzip", gzip.compress(b"<html>hi")),
+        ("Content-Encoding: zstd", zstd(b"<html>hi")),
         ("X-Crawler-Content-Encoding: br", b"<html>hi"),
         ("Content-Encoding: br", b"<html>hi"),
     ],
@@ -207,8 +366,9 @@ def test_http_body_is_believed_over_its_headers(headers, body):
     assert parse_http(block, 1000).body == b"<html>hi"
 
 
-def test_compressed_body_cannot_fill_the_memory():
-    block = b"HTTP/1.1 200 OK\r\n\r\n" + gzip.compress(b"x" * 1_000_000)
+@pytest.mark.parametrize("compress", [gzipped, zstd])
+def test_compressed_body_cannot_fill_the_memory(compress):
+    block = b"HTTP/1.1 200 OK\r\n\r\n" + compress(b"x" * 1_000_000)
     assert len(parse_http(block, 1000).body) == 1001
 
 

@@ -1,0 +1,72 @@
+"""The bytes of a corpus file, with failures of the storage told apart from damage in the file."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from typing import IO, BinaryIO, cast
+
+from etils import epath
+
+from humpback_jax.errors import UserError
+
+# Cloud storage is asked for this much at once; seeks inside it cost nothing.
+BUFFER = 1 << 20
+
+
+class UnreadableError(UserError):
+    """The storage does not give a file; running again may help, so it is no damage in the file."""
+
+
+@contextlib.contextmanager
+def open_storage(file: str) -> Iterator[BinaryIO]:
+    """Opens a file, local or gs://, for reading at any offset.
+
+    Raises:
+      UnreadableError: the file cannot be opened, or a later read fails.
+    """
+    with _named(file):
+        stream = epath.Path(file).open("rb")
+    with stream, io.BufferedReader(_Storage(file, stream), BUFFER) as buffered:
+        yield cast(BinaryIO, buffered)
+
+
+class _Storage(io.RawIOBase):
+    """A file whose failing reads are no OSError, which readers take for damaged data."""
+
+    def __init__(self, name: str, stream: IO[bytes]):
+        self._name, self._stream = name, stream
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        with _named(self._name):
+            data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        with _named(self._name):
+            return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
+def size_of(stream: BinaryIO) -> int:
+    """Returns the size of an open file in bytes; the position is then at its end."""
+    return stream.seek(0, io.SEEK_END)
+
+
+@contextlib.contextmanager
+def _named(file: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UnreadableError(
+            f"{file} could not be read ({error.strerror or error}): check the file and its "
+            "permissions, then run the same command again; what is done is kept"
+        ) from error

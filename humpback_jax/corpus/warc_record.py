@@ -1,0 +1,129 @@
+"""One WARC record: its header, what it says of its own length, and the page that it holds."""
+
+import dataclasses
+import re
+
+from fastwarc.warc import WarcRecordType
+
+from humpback_jax.corpus.http_message import parse_content_type, parse_http
+from humpback_jax.corpus.page import Page
+from humpback_jax.records import Source
+
+PAGE_TYPES = WarcRecordType.response | WarcRecordType.resource
+
+RECORD_START = re.compile(rb"WARC/[01]\.\d+\r?\n")
+# Inside a body, only the head of another record looks like the first; at its end, the second is one
+# that Content-Length cuts in two, and FastWARC would then skip that record without a word.
+_SWALLOWED = re.compile(rb"\r?\n\r?\nWARC/[01]\.\d+\r?\n(?:[\w-]+:[^\n]*\n){2}")
+_CUT_RECORD = re.compile(
+    rb"\r?\n\r?\n(?:WARC/[01]\.\d+\r?\n[^<]*|W(?:A(?:R(?:C(?:/[\d.]*\r?)?)?)?)?)\Z"
+)
+_HEADER_LINE = re.compile(rb"([\w-]+):[ \t]*([^\r\n]*)\r?\n")
+_BLANK_LINE = re.compile(rb"\r?\n")
+_CORPUS_IDS = ("clueweb22-id", "warc-trec-id", "warc-record-id")
+
+
+def record_id(headers: dict[str, str]) -> str:
+    """Returns the corpus's own id of a record, "" if it has none."""
+    values = (headers.get(name, "").strip() for name in _CORPUS_IDS)
+    return next((v.removeprefix("<").removesuffix(">") for v in values if v), "")
+
+
+def page_of(
+    headers: dict[str, str],
+    file: str,
+    offset: int,
+    block: bytes,
+    max_page_bytes: int,
+    primary_only: bool,
+) -> Page:
+    """Returns the page in the block of a record.
+
+    Args:
+      headers: of the WARC record, their names in lower case.
+      file: the archive.
+      offset: of the record in it.
+      block: what follows the headers, cut one byte after `max_page_bytes`.
+      max_page_bytes: a decompressed body is cut there too.
+      primary_only: narrow a page of ClueWeb22 to its primary content.
+    """
+    http = parse_http(block, max_page_bytes)
+    content_type, charset = http.content_type, http.charset
+    if not http.status:
+        content_type, charset = parse_content_type(headers.get("content-type", ""))
+        if content_type == "application/http":  # ClueWeb22 says so of bare HTML
+            content_type, charset = "text/html", ""
+    url = headers.get("warc-target-uri", "").strip().removeprefix("<").removesuffix(">")
+    return Page(
+        Source(file, offset, record_id(headers)),
+        url,
+        content_type,
+        charset,
+        http.status,
+        headers.get("language", "").strip(),
+        http.body,
+        primary=_primary(headers) if primary_only else None,
+    )
+
+
+def _primary(headers: dict[str, str]) -> frozenset[int] | None:
+    if "clueweb22-id" not in headers:
+        return None
+    words = headers.get("vdom-primary", "").split()
+    return frozenset(int(word) for word in words if word.isdecimal())
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """Why a record cannot be used, and whether what follows it must be looked for."""
+
+    reason: str
+    detail: str
+    is_cut: bool
+
+
+def fault_of(length: str, body: bytes, max_page_bytes: int) -> Fault | None:
+    """Returns what is wrong with a record's length, None if nothing is.
+
+    Args:
+      length: its Content-Length as it stands.
+      body: the block as it was read by that length, cut one byte after `max_page_bytes`.
+      max_page_bytes: see `body`.
+    """
+    if not length:
+        return Fault("bad_header", "the header has no Content-Length", False)
+    if not (length.isascii() and length.isdigit()):
+        return Fault("bad_length", f"Content-Length is {length!r}", False)
+    is_swallowed = b"\nWARC/" in body and _SWALLOWED.search(body)
+    if is_swallowed or _CUT_RECORD.search(body, max(len(body) - 4096, 0)):
+        return Fault("bad_length", f"Content-Length {length} runs into the next record", True)
+    if len(body) < min(int(length), max_page_bytes):
+        detail = f"Content-Length is {length}, only {len(body)} bytes follow"
+        return Fault("truncated", detail, True)
+    return None
+
+
+def is_followed_by_record(data: bytes) -> bool:
+    """Returns whether `data` begins with the two line ends after a record, and the next record."""
+    return any(_SWALLOWED.match(data, position) for position in range(3))
+
+
+def header_of(data: bytes) -> tuple[dict[str, str], int]:
+    """Returns the header at the start of `data` and where its block begins, -1 if it has no end.
+
+    Blank lines within the header (ClueWeb09 has them) are passed over as long as no Content-Length
+    came.
+    """
+    start = RECORD_START.match(data)
+    if start is None:
+        return {}, -1
+    headers: dict[str, str] = {}
+    position = start.end()
+    while line := _HEADER_LINE.match(data, position):
+        headers.setdefault(line[1].decode("latin-1").lower(), line[2].decode("utf-8", "replace"))
+        position = line.end()
+        if "content-length" not in headers:
+            while blank := _BLANK_LINE.match(data, position):
+                position = blank.end()
+    end = _BLANK_LINE.match(data, position)
+    return headers, end.end() if end else -1
