@@ -32,6 +32,8 @@ from humpback_jax.records import Reject
 # 32 KiB.
 _MAX_HEADER_BYTES = 16 << 20
 _PLAIN_MARK = b"WARC/"
+# Bytes read before that are kept beside those read last; a header is mostly shorter.
+_OVERLAP = 4096
 # Longer records are not read again to see what follows them in their member.
 _MAX_EXCESS = 64 << 20
 
@@ -184,7 +186,7 @@ class _Reader:
             record_id = warc_record.record_id(headers)
             return self._reject(offset, fault.reason, fault.detail, record_id), fault.is_cut
         if fault is None:
-            lines = sum(len(name) + len(value) + 2 for name, value in headers.items())
+            lines = sum(map(len, headers)) + sum(map(len, headers.values())) + 2 * len(headers)
             self._size, self._slack = lines + int(length), 64 + 4 * len(headers)
         return (self._page(headers, offset, body) if is_page else None), False
 
@@ -235,23 +237,23 @@ class _Reader:
 
     def _passed_over(self, source: "_Source", before: int, offset: int) -> Iterator[Reject]:
         """Names what FastWARC skipped between two records without a word."""
-        with _kept_position(self._stream):
-            if self._codec is not None and source.member_between(before, offset):
+        if source.member_between(before, offset):
+            with _kept_position(self._stream):
                 end = self._end_of(before) if self._starts_member(before) else None
                 if end is not None and end < offset:
                     yield from self._strangers(end, offset, self._lacking_bytes(before))
-            elif self._size is not None and self._has_excess(before, offset):
+        elif self._has_excess(source, before, offset):
+            with _kept_position(self._stream):
                 yield from self._excess(before, offset)
 
-    def _has_excess(self, before: int, offset: int) -> bool:
+    def _has_excess(self, source: "_Source", before: int, offset: int) -> bool:
         """Returns whether there seem to be more bytes before `offset` than the last record has."""
         size = offset - before
         if isinstance(self._codec, Gzip):  # a member ends with its size
-            self._stream.seek(offset - 4)
-            size = int.from_bytes(self._stream.read(4), "little")
+            size = int.from_bytes(source.four_bytes_before(offset), "little")
         elif self._codec is not None:
             return False
-        return size - (self._size or 0) > self._slack and size < _MAX_EXCESS
+        return self._size is not None and self._slack < size - self._size < _MAX_EXCESS
 
     def _excess(self, before: int, offset: int) -> Iterator[Reject]:
         size = (self._size or 0) + 2 * self._slack
@@ -364,7 +366,7 @@ class _Source:
         self._prelude = codec.prelude if codec and start else b""
         self.base = start - len(self._prelude) if self._prelude else 0
         self._marks: list[int] = []
-        self._tail = b""
+        self._position, self._block = start, b""  # what was read last, and a little before it
         stream.seek(start)
 
     def read(self, size: int = -1) -> bytes:
@@ -374,15 +376,25 @@ class _Source:
         position = self._stream.tell()
         data = self._stream.read(size)
         if self._magic:
-            block = self._tail + data
-            found = block.find(self._magic)
+            overlap = self._block[-_OVERLAP:]
+            self._position, self._block = position - len(overlap), overlap + data
+            found = self._block.find(self._magic, max(len(overlap) - len(self._magic) + 1, 0))
             while found >= 0:
-                self._marks.append(position - len(self._tail) + found)
-                found = block.find(self._magic, found + 1)
-            self._tail = data[1 - len(self._magic) :]
+                self._marks.append(self._position + found)
+                found = self._block.find(self._magic, found + 1)
         return data
 
+    def four_bytes_before(self, offset: int) -> bytes:
+        """Returns what stands just before a record whose header was read."""
+        start = offset - 4 - self._position
+        if start >= 0:
+            return self._block[start : start + 4]
+        with _kept_position(self._stream):
+            self._stream.seek(offset - 4)
+            return self._stream.read(4)
+
     def seek(self, offset: int, whence: int = 0) -> int:
+        self._block = b""
         return self._stream.seek(offset, whence)
 
     def tell(self) -> int:

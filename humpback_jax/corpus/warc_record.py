@@ -12,12 +12,12 @@ from humpback_jax.records import Source
 PAGE_TYPES = WarcRecordType.response | WarcRecordType.resource
 
 RECORD_START = re.compile(rb"WARC/[01]\.\d+\r?\n")
-# Inside a body, only the head of another record looks like the first; at its end, the second is one
+# Inside a body, only the head of another record looks like the first; at its end, the others are one
 # that Content-Length cuts in two, and FastWARC would then skip that record without a word.
 _SWALLOWED = re.compile(rb"\r?\n\r?\nWARC/[01]\.\d+\r?\n(?:[\w-]+:[^\n]*\n){2}")
-_CUT_RECORD = re.compile(
-    rb"\r?\n\r?\n(?:WARC/[01]\.\d+\r?\n[^<]*|W(?:A(?:R(?:C(?:/[\d.]*\r?)?)?)?)?)\Z"
-)
+_CUT_HEADER = re.compile(rb"\r?\n\r?\nWARC/[01]\.\d+\r?\n[^<]*\Z")
+_CUT_NAME = re.compile(rb"\r?\n\r?\nW(?:A(?:R(?:C(?:/[\d.]*\r?)?)?)?)?\Z")
+_NAME_BYTES = 16
 _HEADER_LINE = re.compile(rb"([\w-]+):[ \t]*([^\r\n]*)\r?\n")
 _BLANK_LINE = re.compile(rb"\r?\n")
 _CORPUS_IDS = ("clueweb22-id", "warc-trec-id", "warc-record-id")
@@ -94,8 +94,7 @@ def fault_of(length: str, body: bytes, max_page_bytes: int) -> Fault | None:
         return Fault("bad_header", "the header has no Content-Length", False)
     if not (length.isascii() and length.isdigit()):
         return Fault("bad_length", f"Content-Length is {length!r}", False)
-    is_swallowed = b"\nWARC/" in body and _SWALLOWED.search(body)
-    if is_swallowed or _CUT_RECORD.search(body, max(len(body) - 4096, 0)):
+    if _runs_on(body):
         return Fault("bad_length", f"Content-Length {length} runs into the next record", True)
     if len(body) < min(int(length), max_page_bytes):
         detail = f"Content-Length is {length}, only {len(body)} bytes follow"
@@ -106,6 +105,14 @@ def fault_of(length: str, body: bytes, max_page_bytes: int) -> Fault | None:
 def is_followed_by_record(data: bytes) -> bool:
     """Returns whether `data` begins with the two line ends after a record, and the next record."""
     return any(_SWALLOWED.match(data, position) for position in range(3))
+
+
+def _runs_on(body: bytes) -> bool:
+    if b"\nWARC/" in body and (
+        _SWALLOWED.search(body) or _CUT_HEADER.search(body, max(len(body) - 4096, 0))
+    ):
+        return True
+    return _CUT_NAME.search(body, max(len(body) - _NAME_BYTES, 0)) is not None
 
 
 def header_of(data: bytes) -> tuple[dict[str, str], int]:
