@@ -4,10 +4,11 @@ The parser (lexbor) takes text: given bytes it turns UTF-16 into garbage, so pag
 It is quadratic in the depth of nested blocks, so pages that would hold it up are rejected unparsed.
 """
 
+import html
 import re
 
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
-from selectolax.lexbor import LexborHTMLParser, LexborNode
+from selectolax.lexbor import LexborHTMLParser
 
 from humpback_jax.corpus.page import Page
 
@@ -25,25 +26,10 @@ _DEEP_TAGS = (
     *(b"div", b"ul", b"ol", b"dl", b"section", b"article", b"blockquote", b"main", b"center"),
     *(b"details", b"figure", b"fieldset", b"menu", b"pre", b"form", b"address", b"summary"),
 )
-# What is hidden goes, and what its ARIA role says is not content; `rel=tag` are the tag lists under
-# an article. Elements that go by their name alone (nav, script) are skipped by the walk: asking the
-# selector engine for names takes longer than parsing.
-_PRUNED = {
-    "hidden": "[hidden]",
-    "aria-hidden": "[aria-hidden=true]",
-    "style=": "[style]",
-    "role=": "[role]",
-    "rel=": "[rel~=tag]",
-    "mw-editsection": ".mw-editsection",
-    "headerlink": ".headerlink",
-    "anchorjs-link": ".anchorjs-link",
-}
-_PRUNED_CLASSES = frozenset(("mw-editsection", "headerlink", "anchorjs-link"))
-_HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
-_PRUNED_ROLES = frozenset(
-    {"navigation", "complementary", "contentinfo", "search", "menu", "menubar", "toolbar"}
-    | {"dialog", "alertdialog"}
-)
+# Their content is not escaped where the parser writes it down, or can hold no text of the page.
+_RAW_ELEMENTS = ["script", "style", "noscript", "iframe", "template", "svg", "math"]
+_RARE_RAW_ELEMENTS = ["noembed", "noframes"]
+_LISTINGS = ("xmp", "plaintext")
 
 
 class PageError(Exception):
@@ -59,8 +45,8 @@ class PageError(Exception):
         self.reason, self.detail = reason, detail
 
 
-def parse_page(page: Page, max_bytes: int, max_depth: int = MAX_DEPTH) -> LexborHTMLParser:
-    """Returns the pruned tree of a page.
+def body_markup(page: Page, max_bytes: int, max_depth: int = MAX_DEPTH) -> str:
+    """Returns the markup of a page's body as `elements` reads it, "" if it has no body.
 
     Raises:
       PageError: the page is no HTML, not a success, empty, too large or nested too deeply.
@@ -69,9 +55,30 @@ def parse_page(page: Page, max_bytes: int, max_depth: int = MAX_DEPTH) -> Lexbor
     text = decode(page.payload, page.charset)
     if not text.strip():
         raise PageError("empty", "the page holds no text")
+    return normal_markup(text)
+
+
+def normal_markup(text: str) -> str:
+    """Returns the body of an HTML text as the parser writes it down, for `elements.tokens`."""
     tree = LexborHTMLParser(text)
-    _prune(tree, text)
-    return tree
+    tree.strip_tags(_RAW_ELEMENTS)
+    markup = _serialized(tree)
+    if any(f"<{name}" in markup for name in (*_RARE_RAW_ELEMENTS, *_LISTINGS)):
+        tree.strip_tags(_RARE_RAW_ELEMENTS)
+        for name in _LISTINGS:
+            for node in tree.tags(name):
+                node.inner_html = html.escape(node.text(), quote=False)
+        markup = _serialized(tree)
+    return markup
+
+
+def _serialized(tree: LexborHTMLParser) -> str:
+    body = tree.body
+    markup = body.html or "" if body is not None else ""
+    if "<!--" not in markup:
+        return markup
+    first, *rest = markup.split("<!--")
+    return first + "".join(piece.partition("-->")[2] for piece in rest)
 
 
 def decode(payload: bytes, http_charset: str = "") -> str:
@@ -140,29 +147,3 @@ def _depth_bound(payload: bytes, max_depth: int) -> int:
     payload = payload.lower()
     opened = sum(payload.count(b"<" + tag) for tag in _DEEP_TAGS)
     return opened - sum(payload.count(b"</" + tag) for tag in _DEEP_TAGS)
-
-
-def _prune(tree: LexborHTMLParser, text: str) -> None:
-    # Selectors that cannot match are left out: each one costs a pass.
-    selectors = [selector for sign, selector in _PRUNED.items() if sign in text]
-    if not selectors:
-        return
-    # A node that matches twice is reported twice, and removing a node frees what is under it: so
-    # each node once, the inner ones first.
-    nodes = {node.mem_id: node for node in tree.css(",".join(selectors)) if _is_pruned(node)}
-    for node in reversed(nodes.values()):
-        node.decompose()
-
-
-def _is_pruned(node: LexborNode) -> bool:
-    if node.tag in ("html", "body"):  # pages hide themselves until their style sheet is there
-        return False
-    attributes = node.attributes
-    return (
-        "hidden" in attributes
-        or attributes.get("aria-hidden") == "true"
-        or (attributes.get("role") or "").strip().lower() in _PRUNED_ROLES
-        or _HIDDEN_STYLE.search(attributes.get("style") or "") is not None
-        or "tag" in (attributes.get("rel") or "").split()
-        or not _PRUNED_CLASSES.isdisjoint((attributes.get("class") or "").split())
-    )

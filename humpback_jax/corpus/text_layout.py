@@ -8,8 +8,11 @@ A run of marks becomes one separator. The marks are control characters, which no
 where a page smuggles one in, it gets a line break too many.
 """
 
+import functools
 import re
 from collections.abc import Iterable
+
+from humpback_jax.corpus.elements import unescape
 
 BREAK = "\x01"  # a new line
 PARAGRAPH = "\x02"  # a blank line
@@ -26,9 +29,9 @@ VERBATIM_SPACE = _NEWLINE + _SPACE + _TAB
 # Soft hyphens and zero-width characters, pilcrows of permalinks, and the edit links of wikis.
 _NOISE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00b6"
 _EDIT = re.compile(r"\[\s*edit(?:\s*(?:source|\|[^\]]{0,20}))?\s*\]")
-_JOINT = re.compile(r"(?<=\w)\x08(?=\w)")
-_MARKS = re.compile(r" ?[\x01-\x03\x07\x0e\x0f][\x01-\x03\x07\x0e\x0f ]*")
-_MARKS_ONLY = re.compile(r"[\x01-\x08\x0e\x0f\s]*")
+# Both begin with what is searched for, which is ten times as fast as a look behind first.
+_JOINT = re.compile(r"\x08(?<=\w\x08)(?=\w)")
+_MARKS = re.compile(r"([\x01-\x03\x07\x0e\x0f][\x01-\x03\x07\x0e\x0f\s]*)")
 
 # What pages put under an article: whole lines at the end of a block.
 _NETWORKS = "facebook|twitter|linkedin|reddit|whatsapp|pinterest|tumblr|telegram|e-?mail|print"
@@ -56,22 +59,20 @@ def _restore(text: str) -> str:
 
 def lay_out(pieces: Iterable[str]) -> str:
     """Returns the pieces as text: lines, blank lines between paragraphs, tabs between cells."""
-    text = "".join(pieces)
-    if _MARKS_ONLY.fullmatch(text):
-        return ""
-    text = " ".join(_without_noise(text).split())
+    text = _without_noise(unescape("".join(pieces)))
     if JOINT in text:
         text = _JOINT.sub(" ", text).replace(JOINT, "")
-    text = _MARKS.sub(_separator, text).strip(" \n\t\x04\x05\x06")
-    return _without_junk_tail(_restore(text))
+    parts = _MARKS.split(text)
+    parts[::2] = [" ".join(part.split()) for part in parts[::2]]
+    parts[1::2] = [_separator(marks) for marks in parts[1::2]]
+    return _without_junk_tail(_restore("".join(parts).strip(" \n\t\x04\x05\x06")))
 
 
 def lay_out_line(pieces: Iterable[str]) -> str:
     """Returns the pieces as one line, as a header's text is."""
-    text = _restore("".join(pieces))
-    text = _JOINT.sub(" ", _without_noise(text)).replace(JOINT, "")
-    text = _MARKS.sub(" ", text)
-    return " ".join(text.split())
+    text = _without_noise(unescape(_restore("".join(pieces))))
+    text = _JOINT.sub(" ", text).replace(JOINT, "")
+    return " ".join(_MARKS.sub(" ", text).split())
 
 
 def _without_noise(text: str) -> str:
@@ -82,16 +83,18 @@ def _without_noise(text: str) -> str:
     return _EDIT.sub("", text) if "edit" in text else text
 
 
-def _separator(match: re.Match[str]) -> str:
-    marks = match[0]
+def _separator(marks: str) -> str:
+    """Returns what a run of marks stands for; white space between them means nothing."""
+    marks = "".join(marks.split())
+    # Pages have few different runs, but a page may have a long one.
+    return _known_separator(marks) if len(marks) < 32 else _new_separator(marks)
+
+
+def _new_separator(marks: str) -> str:
     if ITEM in marks:
         # "- " ITEM, then perhaps the breaks of a paragraph that opens the item.
         before, _, after = marks.rpartition(ITEM)
-        return _separator_of(before) + (" " if CELL not in after else "\t")
-    return _separator_of(marks)
-
-
-def _separator_of(marks: str) -> str:
+        return _new_separator(before) + (" " if CELL not in after else "\t")
     if TABLE in marks:
         return "\n\n"
     if ROW in marks:
@@ -101,6 +104,9 @@ def _separator_of(marks: str) -> str:
     if PARAGRAPH in marks:
         return "\n\n"
     return "\n" if BREAK in marks else ""
+
+
+_known_separator = functools.lru_cache(maxsize=4096)(_new_separator)
 
 
 def _without_junk_tail(text: str) -> str:

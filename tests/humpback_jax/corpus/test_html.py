@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from humpback_jax.corpus.html import PageError, decode, parse_page
+from humpback_jax.corpus.html import PageError, body_markup, decode
 from humpback_jax.corpus.page import Page
 from humpback_jax.records import Source
 
@@ -66,28 +66,33 @@ def test_meta_that_cannot_be_true_is_read_as_utf8():
 )
 def test_page_that_is_rejected_has_a_reason(page, reason):
     with pytest.raises(PageError) as caught:
-        parse_page(page, max_bytes=1500, max_depth=100)
+        body_markup(page, max_bytes=1500, max_depth=100)
     assert caught.value.reason == reason
 
 
 def test_deep_page_is_rejected_before_the_parser_sees_it():
     start = time.monotonic()
     with pytest.raises(PageError, match="too_deep"):
-        parse_page(page(b"<div>" * 400_000), max_bytes=8 << 20)
+        body_markup(page(b"<div>" * 400_000), max_bytes=8 << 20)
     assert time.monotonic() - start < 2
 
 
 def test_many_unclosed_paragraphs_are_not_deep():
-    tree = parse_page(page(b"<p>x<br>" * 200), max_bytes=8000, max_depth=100)
-    assert len(tree.css("p")) == 200
+    markup = body_markup(page(b"<p>x<br>" * 200), max_bytes=8000, max_depth=100)
+    assert markup == "<body>" + "<p>x<br></p>" * 200 + "</body>"
 
 
-def test_hidden_nodes_are_pruned_once_each():
+def test_markup_holds_no_comment_and_nothing_that_is_not_escaped():
     html = (
-        b'<body style="visibility:hidden"><div hidden aria-hidden=true role=navigation>a'
-        b"<p hidden>b</p></div><p style='color:red; display : none'>c</p><p style='color:red'>d</p>"
-        b"<p role=search>e</p><a rel='nofollow tag'>f</a><h2>g<a class='x headerlink'>#</a></h2>"
+        b"<p title='1>0'>1 &gt; 0<!-- <h1> --> &amp; <!-- -- > <!-- --></p><script>'<p>'</script>"
+        b"<svg><style>&lt;/svg></style></svg><noembed><b></noembed>"
+        b"<template><script>'</template>'</script></template><xmp><b> &lt;</xmp>"
     )
-    tree = parse_page(page(html), max_bytes=8000)
-    assert tree.body is not None
-    assert tree.body.text() == "dg"
+    markup = body_markup(page(html), max_bytes=8000)
+    assert markup == (
+        '<body><p title="1&gt;0">1 &gt; 0 &amp; </p><xmp>&lt;b&gt; &amp;lt;</xmp></body>'
+    )
+
+
+def test_page_of_frames_has_no_body():
+    assert body_markup(page(b"<frameset><frame src=x></frameset>"), max_bytes=8000) == ""

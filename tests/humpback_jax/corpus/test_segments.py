@@ -1,9 +1,8 @@
 import pathlib
 
 import pytest
-from selectolax.lexbor import LexborHTMLParser
 
-from humpback_jax.corpus.html import PageError, parse_page
+from humpback_jax.corpus.html import PageError, body_markup, normal_markup
 from humpback_jax.corpus.page import Page
 from humpback_jax.corpus.segments import header_nodes, page_headers
 from humpback_jax.corpus.warc import read_pages
@@ -18,7 +17,7 @@ def segments(html):
 
 def nodes(html):
     page = Page(Source("f", 0, "id"), "http://a.b/", "text/html", "utf-8", 200, "", html.encode())
-    return header_nodes(parse_page(page, 1 << 20))
+    return header_nodes(body_markup(page, 1 << 20))
 
 
 def test_tree_in_document_order_with_a_skipped_level():
@@ -123,6 +122,15 @@ def test_layout_of_text(html, text):
     assert segments(f"<h1>H</h1>{html}") == {"H": text}
 
 
+def test_what_is_hidden_is_no_text_and_a_hidden_body_is():
+    html = (
+        "<body style='visibility:hidden'><h1>H<a class='x headerlink'>#</a></h1><div hidden>a"
+        "<p hidden>b</p></div><p style='color:red; display : none'>c</p><p style='color:red'>d</p>"
+        "<p role=search>e</p><a rel='nofollow tag'>f</a><img hidden><input hidden>g"
+    )
+    assert segments(html) == {"H": "d\n\ng"}
+
+
 def test_header_text_is_one_clean_line():
     html = '<h2>\n <a href="#x">The</a>\u200b <br> oven <span>[edit]</span>¶</h2>x'
     assert segments(html) == {"The oven": "x"}
@@ -148,7 +156,7 @@ def test_nested_headers_are_one():
 
 
 def test_body_without_markup():
-    assert header_nodes(LexborHTMLParser("")) == []
+    assert header_nodes(normal_markup("")) == []
 
 
 @pytest.mark.skipif(not CORPUS.exists(), reason="the development corpus is absent")

@@ -1,0 +1,183 @@
+r"""What the elements of a page are to its text, read off the page's markup.
+
+Markup here is what the parser writes down of a page it has read (`html.body_markup`), so it has one
+shape only: every element but the void ones has its end tag, attributes stand in double quotes, and
+`<` and `>` occur in tags alone:
+
+    <div class="a &quot;b&quot;"><p>1 &lt; 2<br>x</p></div>
+
+A tree of objects would cost a call for every step from node to node; a string is cut into its tags
+by one call.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterator
+
+
+class Kind:
+    """What an element is to the text; plain numbers, since the walk compares them at every tag.
+
+    Where one of the first two follows another, a space may be missing between them. The kinds from
+    LINE to TABLE leave a mark where they begin and end; those from VOID on have no end tag.
+    """
+
+    INLINE, LINK, PLAIN, LINE, BLOCK, TABLE, CODE = range(7)
+    PRE, SCOPE, HEADER, LIST, ITEM, ROW, CELL = range(7, 14)
+    VOID, VOID_LINE, VOID_BLOCK, SKIPPED = range(14, 18)
+
+
+VOID_NAMES = frozenset(
+    {"area", "base", "basefont", "bgsound", "br", "col", "embed", "hr", "img", "input", "keygen"}
+    | {"link", "meta", "param", "source", "track", "wbr"}
+)
+HEADERS = ("h1", "h2", "h3", "h4", "h5", "h6")
+
+# ClueWeb22's browser put these spans around text that stands beside elements.
+_TEXT_SPAN = 'span instrument_node=""'
+
+# An element with another name is plain.
+KINDS: dict[str, int] = {
+    **dict.fromkeys(VOID_NAMES, Kind.VOID),
+    **dict.fromkeys(
+        ("div", "dt", "dd", "legend", "option", "caption", "thead", "tbody"), Kind.LINE
+    ),
+    **dict.fromkeys(("header", "hgroup", "form", "fieldset", "address", "figcaption"), Kind.LINE),
+    **dict.fromkeys(("summary", "center", "search", "option"), Kind.LINE),
+    **dict.fromkeys(("p", "dl"), Kind.BLOCK),
+    **dict.fromkeys(("article", "section", "main", "details", "figure", "blockquote"), Kind.SCOPE),
+    **dict.fromkeys(HEADERS, Kind.HEADER),
+    **dict.fromkeys(("ul", "ol", "menu"), Kind.LIST),
+    **dict.fromkeys(("td", "th"), Kind.CELL),
+    **dict.fromkeys(("span", "label", "time", "small"), Kind.INLINE),
+    **dict.fromkeys(("code", "kbd", "samp", "tt"), Kind.CODE),
+    **dict.fromkeys(("pre", "listing", "xmp", "plaintext"), Kind.PRE),
+    **{
+        "li": Kind.ITEM,
+        "tr": Kind.ROW,
+        "a": Kind.LINK,
+        "br": Kind.VOID_LINE,
+        "hr": Kind.VOID_BLOCK,
+        "table": Kind.TABLE,
+    },
+    **dict.fromkeys(("object", "canvas", "audio", "video", "button", "input"), Kind.SKIPPED),
+    **dict.fromkeys(("select", "textarea", "dialog", "nav", "aside", "footer"), Kind.SKIPPED),
+    _TEXT_SPAN: Kind.PLAIN,
+}
+
+_PRUNED_ROLES = frozenset(
+    {"navigation", "complementary", "contentinfo", "search", "menu", "menubar", "toolbar"}
+    | {"dialog", "alertdialog"}
+)
+_HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
+# Edit links and permalinks of wikis and documentation.
+_PRUNED_CLASSES = frozenset(("mw-editsection", "headerlink", "anchorjs-link"))
+
+# aria-level may be any number; the bound keeps the tree shallow.
+_MAX_LEVEL = 9
+
+# The attributes that say something, as an expression that may match more than those. Most elements
+# have classes, so those are looked at on pages only that hold one of the names.
+_TELLING = r"hidden|aria-hidden|role|style|start|rel=\"[^\"]*tag"
+_TELLING_CLASS = rf"|class=\"[^\"]*(?:{'|'.join(sorted(_PRUNED_CLASSES))})"
+# `[^ >]` takes in what browsers take for names: <a<b>, <x"y>. No part can match what the one after
+# it matches, so nothing is tried twice.
+_TOKEN = (
+    r"<(?:/[^>]*+"
+    r"|([a-zA-Z][^ >]*+(?: instrument_node=\"\")?+)?"
+    r"(?: (?!(?:%s))[^=>]*+=\"[^\"]*+\")*+([^>]*+))>"
+)
+_ATTRIBUTE = re.compile(r" ([^ =>]+)=\"([^\"]*)\"")
+
+
+@functools.cache
+def _token(has_pruned_class: bool) -> re.Pattern[str]:
+    return re.compile(_TOKEN % (_TELLING + _TELLING_CLASS * has_pruned_class))
+
+
+Token = tuple[str, str | None, str | None]
+
+
+def tokens(markup: str) -> Iterator[Token]:
+    """Yields each tag of the markup with the text before it, up to the last tag.
+
+    Yields:
+      (text, name, attributes): the text is escaped; the name is None for an end tag; attributes
+      are None for an end tag, and else run from the first one on that may say something, so that
+      they are "" for most tags. A processing instruction has attributes and no name.
+    """
+    parts = iter(_token(any(name in markup for name in _PRUNED_CLASSES)).split(markup))
+    return zip(parts, parts, parts, strict=False)
+
+
+def skip_element(following: Iterator[Token]) -> None:
+    """Takes tokens up to the end tag of an element whose start tag has just been taken."""
+    depth = 1
+    for _, name, attributes in following:
+        if name is None:
+            if attributes is None:
+                depth -= 1
+                if not depth:
+                    return
+        elif name not in VOID_NAMES:
+            depth += 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Marked:
+    """What an element's attributes say of it.
+
+    Attributes:
+      hidden: it is no part of the text.
+      role: its ARIA role, None without one.
+      level: of a heading by its role, 1 to 9.
+      start: the first number of a list.
+    """
+
+    hidden: bool
+    role: str | None
+    level: int
+    start: int
+
+    def kind(self, name: str) -> int:
+        """Returns what an element with these attributes is."""
+        kind = KINDS.get(name, Kind.PLAIN)
+        if self.hidden or kind == Kind.SKIPPED:
+            return Kind.SKIPPED
+        if self.role == "heading" and name not in VOID_NAMES:
+            return Kind.HEADER
+        return Kind.LINE if kind == Kind.HEADER and self.role is not None else kind
+
+
+def read_marks(attributes: str) -> Marked:
+    """Returns what the attributes of a start tag say: ' role="heading"' -> Marked(..., level=2)."""
+    values = dict(_ATTRIBUTE.findall(attributes))
+    role = values.get("role")
+    hidden = (
+        "hidden" in values
+        or values.get("aria-hidden") == "true"
+        or (role is not None and role.strip().lower() in _PRUNED_ROLES)
+        or _HIDDEN_STYLE.search(values.get("style", "")) is not None
+        or "tag" in values.get("rel", "").split()
+        or not _PRUNED_CLASSES.isdisjoint(values.get("class", "").split())
+    )
+    return Marked(
+        hidden,
+        role,
+        min(max(_number(values.get("aria-level", ""), 2), 1), _MAX_LEVEL),
+        _number(values.get("start", ""), 1),
+    )
+
+
+def _number(value: str, otherwise: int) -> int:
+    value = value.strip()
+    return int(value) if value.isdecimal() and len(value) < 7 else otherwise
+
+
+def unescape(text: str) -> str:
+    """Returns the text of markup: the parser escapes these four characters and no others."""
+    if "&" not in text:
+        return text
+    text = text.replace("&nbsp;", "\xa0").replace("&lt;", "<").replace("&gt;", ">")
+    return text.replace("&amp;", "&")
