@@ -11,7 +11,6 @@ by one call.
 """
 
 import dataclasses
-import functools
 import re
 from collections.abc import Iterator
 
@@ -24,8 +23,8 @@ class Kind:
     """
 
     INLINE, LINK, PLAIN, LINE, BLOCK, TABLE, CODE = range(7)
-    PRE, SCOPE, HEADER, LIST, ITEM, ROW, CELL = range(7, 14)
-    VOID, VOID_LINE, VOID_BLOCK, SKIPPED = range(14, 18)
+    PRE, SCOPE, HEADER, LIST, ITEM, ROW, CELL, SKIPPED = range(7, 15)
+    VOID, VOID_LINE, VOID_BLOCK, VOID_SKIPPED = range(15, 19)
 
 
 VOID_NAMES = frozenset(
@@ -40,9 +39,7 @@ _TEXT_SPAN = 'span instrument_node=""'
 # An element with another name is plain.
 KINDS: dict[str, int] = {
     **dict.fromkeys(VOID_NAMES, Kind.VOID),
-    **dict.fromkeys(
-        ("div", "dt", "dd", "legend", "option", "caption", "thead", "tbody"), Kind.LINE
-    ),
+    **dict.fromkeys(("div", "dt", "dd", "legend", "caption", "thead", "tbody"), Kind.LINE),
     **dict.fromkeys(("header", "hgroup", "form", "fieldset", "address", "figcaption"), Kind.LINE),
     **dict.fromkeys(("summary", "center", "search", "option"), Kind.LINE),
     **dict.fromkeys(("p", "dl"), Kind.BLOCK),
@@ -53,16 +50,12 @@ KINDS: dict[str, int] = {
     **dict.fromkeys(("span", "label", "time", "small"), Kind.INLINE),
     **dict.fromkeys(("code", "kbd", "samp", "tt"), Kind.CODE),
     **dict.fromkeys(("pre", "listing", "xmp", "plaintext"), Kind.PRE),
-    **{
-        "li": Kind.ITEM,
-        "tr": Kind.ROW,
-        "a": Kind.LINK,
-        "br": Kind.VOID_LINE,
-        "hr": Kind.VOID_BLOCK,
-        "table": Kind.TABLE,
-    },
-    **dict.fromkeys(("object", "canvas", "audio", "video", "button", "input"), Kind.SKIPPED),
-    **dict.fromkeys(("select", "textarea", "dialog", "nav", "aside", "footer"), Kind.SKIPPED),
+    **{"a": Kind.LINK, "li": Kind.ITEM, "table": Kind.TABLE, "tr": Kind.ROW},
+    **{"br": Kind.VOID_LINE, "hr": Kind.VOID_BLOCK, "input": Kind.VOID_SKIPPED},
+    **dict.fromkeys(("object", "canvas", "audio", "video", "button", "noscript"), Kind.SKIPPED),
+    **dict.fromkeys(
+        ("select", "textarea", "dialog", "nav", "aside", "footer"), Kind.SKIPPED
+    ),
     _TEXT_SPAN: Kind.PLAIN,
 }
 
@@ -77,24 +70,19 @@ _PRUNED_CLASSES = frozenset(("mw-editsection", "headerlink", "anchorjs-link"))
 # aria-level may be any number; the bound keeps the tree shallow.
 _MAX_LEVEL = 9
 
-# The attributes that say something, as an expression that may match more than those. Most elements
-# have classes, so those are looked at on pages only that hold one of the names.
-_TELLING = r"hidden|aria-hidden|role|style|start|rel=\"[^\"]*tag"
-_TELLING_CLASS = rf"|class=\"[^\"]*(?:{'|'.join(sorted(_PRUNED_CLASSES))})"
+# The attributes that say something, as an expression that may match more than those.
+_TELLING = (
+    'hidden|aria-hidden|role|style|start|rel="[^"]*tag'
+    f'|class="[^"]*(?:{"|".join(sorted(_PRUNED_CLASSES))})'
+)
 # `[^ >]` takes in what browsers take for names: <a<b>, <x"y>. No part can match what the one after
 # it matches, so nothing is tried twice.
-_TOKEN = (
+_TAG = re.compile(
     r"<(?:/[^>]*+"
     r"|([a-zA-Z][^ >]*+(?: instrument_node=\"\")?+)?"
-    r"(?: (?!(?:%s))[^=>]*+=\"[^\"]*+\")*+([^>]*+))>"
+    rf"(?: (?!{_TELLING})[^=>]*+=\"[^\"]*+\")*+([^>]*+))>"
 )
 _ATTRIBUTE = re.compile(r" ([^ =>]+)=\"([^\"]*)\"")
-
-
-@functools.cache
-def _token(has_pruned_class: bool) -> re.Pattern[str]:
-    return re.compile(_TOKEN % (_TELLING + _TELLING_CLASS * has_pruned_class))
-
 
 Token = tuple[str, str | None, str | None]
 
@@ -107,7 +95,7 @@ def tokens(markup: str) -> Iterator[Token]:
       are None for an end tag, and else run from the first one on that may say something, so that
       they are "" for most tags. A processing instruction has attributes and no name.
     """
-    parts = iter(_token(any(name in markup for name in _PRUNED_CLASSES)).split(markup))
+    parts = iter(_TAG.split(markup))
     return zip(parts, parts, parts, strict=False)
 
 
@@ -125,13 +113,13 @@ def skip_element(following: Iterator[Token]) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Marked:
+class Attributes:
     """What an element's attributes say of it.
 
     Attributes:
       hidden: it is no part of the text.
       role: its ARIA role, None without one.
-      level: of a heading by its role, 1 to 9.
+      level: of a header by its role, 1 to 9.
       start: the first number of a list.
     """
 
@@ -140,33 +128,33 @@ class Marked:
     level: int
     start: int
 
+    @classmethod
+    def read(cls, text: str) -> "Attributes":
+        """Returns what a start tag's attributes say: ' role="heading"' -> Attributes(...)."""
+        values = dict(_ATTRIBUTE.findall(text))
+        level = min(max(_number(values.get("aria-level", ""), 2), 1), _MAX_LEVEL)
+        start = _number(values.get("start", ""), 1)
+        return cls(_is_hidden(values), values.get("role"), level, start)
+
     def kind(self, name: str) -> int:
-        """Returns what an element with these attributes is."""
+        """Returns what an element of this name with these attributes is."""
         kind = KINDS.get(name, Kind.PLAIN)
-        if self.hidden or kind == Kind.SKIPPED:
-            return Kind.SKIPPED
-        if self.role == "heading" and name not in VOID_NAMES:
+        if self.hidden:
+            return Kind.SKIPPED if kind < Kind.VOID else Kind.VOID_SKIPPED
+        if self.role == "heading" and kind < Kind.SKIPPED:
             return Kind.HEADER
         return Kind.LINE if kind == Kind.HEADER and self.role is not None else kind
 
 
-def read_marks(attributes: str) -> Marked:
-    """Returns what the attributes of a start tag say: ' role="heading"' -> Marked(..., level=2)."""
-    values = dict(_ATTRIBUTE.findall(attributes))
-    role = values.get("role")
-    hidden = (
-        "hidden" in values
-        or values.get("aria-hidden") == "true"
-        or (role is not None and role.strip().lower() in _PRUNED_ROLES)
-        or _HIDDEN_STYLE.search(values.get("style", "")) is not None
-        or "tag" in values.get("rel", "").split()
-        or not _PRUNED_CLASSES.isdisjoint(values.get("class", "").split())
-    )
-    return Marked(
-        hidden,
-        role,
-        min(max(_number(values.get("aria-level", ""), 2), 1), _MAX_LEVEL),
-        _number(values.get("start", ""), 1),
+def _is_hidden(attributes: dict[str, str]) -> bool:
+    # Hidden, no content by its role, or one of the tags under an article.
+    return (
+        "hidden" in attributes
+        or attributes.get("aria-hidden") == "true"
+        or attributes.get("role", "").strip().lower() in _PRUNED_ROLES
+        or _HIDDEN_STYLE.search(attributes.get("style", "")) is not None
+        or "tag" in attributes.get("rel", "").split()
+        or not _PRUNED_CLASSES.isdisjoint(attributes.get("class", "").split())
     )
 
 

@@ -26,9 +26,10 @@ _DEEP_TAGS = (
     *(b"div", b"ul", b"ol", b"dl", b"section", b"article", b"blockquote", b"main", b"center"),
     *(b"details", b"figure", b"fieldset", b"menu", b"pre", b"form", b"address", b"summary"),
 )
-# Their content is not escaped where the parser writes it down, or can hold no text of the page.
-_RAW_ELEMENTS = ["script", "style", "noscript", "iframe", "template", "svg", "math"]
-_RARE_RAW_ELEMENTS = ["noembed", "noframes"]
+# Taken out of the tree: parts of a page that are no content and often large, and what the parser
+# writes down unescaped. Each costs a pass, so the large ones come first.
+_TAKEN_OUT = ["svg", "nav", "footer", "script", "style", "template", "iframe", "math"]
+_RARELY_TAKEN_OUT = ["noembed", "noframes"]
 _LISTINGS = ("xmp", "plaintext")
 
 
@@ -52,19 +53,24 @@ def body_markup(page: Page, max_bytes: int, max_depth: int = MAX_DEPTH) -> str:
       PageError: the page is no HTML, not a success, empty, too large or nested too deeply.
     """
     _guard(page, max_bytes, max_depth)
-    text = decode(page.payload, page.charset)
-    if not text.strip():
+    text, codec = _decode(page.payload, page.charset)
+    if not text or text.isspace():
         raise PageError("empty", "the page holds no text")
-    return normal_markup(text)
+    # What is UTF-8 already need not be encoded again.
+    return normal_markup(page.payload if codec == "utf-8" and "\ufffd" not in text else text)
 
 
-def normal_markup(text: str) -> str:
-    """Returns the body of an HTML text as the parser writes it down, for `elements.tokens`."""
-    tree = LexborHTMLParser(text)
-    tree.strip_tags(_RAW_ELEMENTS)
+def normal_markup(source: str | bytes) -> str:
+    """Returns the body of an HTML text as the parser writes it down, for `elements.tokens`.
+
+    Args:
+      source: the text; if bytes, in UTF-8.
+    """
+    tree = LexborHTMLParser(source)
+    tree.strip_tags(_TAKEN_OUT)
     markup = _serialized(tree)
-    if any(f"<{name}" in markup for name in (*_RARE_RAW_ELEMENTS, *_LISTINGS)):
-        tree.strip_tags(_RARE_RAW_ELEMENTS)
+    if any(f"<{name}" in markup for name in (*_RARELY_TAKEN_OUT, *_LISTINGS)):
+        tree.strip_tags(_RARELY_TAKEN_OUT)
         for name in _LISTINGS:
             for node in tree.tags(name):
                 node.inner_html = html.escape(node.text(), quote=False)
@@ -88,17 +94,21 @@ def decode(payload: bytes, http_charset: str = "") -> str:
     invalid become U+FFFD; where they are many, the declaration is taken to be wrong and the
     detector decides.
     """
+    return _decode(payload, http_charset)[0]
+
+
+def _decode(payload: bytes, http_charset: str) -> tuple[str, str]:
+    """Returns (text, codec that gives it for all of the payload, or "")."""
     for bom, encoding in _BOMS:
         if payload.startswith(bom):
-            return payload[len(bom) :].decode(encoding, "replace")
+            return payload[len(bom) :].decode(encoding, "replace"), ""
     declared = _codec(http_charset) or _codec(_meta_charset(payload))
-    if declared is None:
-        return payload.decode(_detect(payload), "replace")
-    text = payload.decode(declared, "replace")
-    if text.count("\ufffd") * 200 > len(text):
+    codec = declared or _detect(payload)
+    text = payload.decode(codec, "replace")
+    if declared is not None and text.count("\ufffd") * 200 > len(text):
         detected = payload.decode(_detect(payload), "replace")
-        return min(text, detected, key=lambda t: t.count("\ufffd"))
-    return text
+        return min(text, detected, key=lambda t: t.count("\ufffd")), ""
+    return text, codec
 
 
 def _codec(label: str) -> str | None:

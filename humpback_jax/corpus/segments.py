@@ -16,10 +16,9 @@ from collections.abc import Iterator
 from humpback_jax.corpus.elements import (
     HEADERS,
     KINDS,
-    VOID_NAMES,
+    Attributes,
     Kind,
-    Marked,
-    read_marks,
+    Token,
     skip_element,
     tokens,
     unescape,
@@ -139,13 +138,13 @@ class _Walk:
         self._scopes: list[HeaderNode | None] = []
         self._lists: list[int | None] = []  # the next number, None for bullets
         self._row_is_empty = True
-        self._marked: dict[str, Marked] = {}  # attributes -> what they say
+        self._attributes: dict[str, Attributes] = {}  # those read so far
 
     def run(self, markup: str) -> list[HeaderNode]:
         """Walks the page and returns its headers in document order."""
         # Text, links, and elements that leave marks or nothing are most of a page, so they are
         # handled here; all else goes to _enter and _leave.
-        link, plain, code, pre, void = Kind.LINK, Kind.PLAIN, Kind.CODE, Kind.PRE, Kind.VOID
+        link, plain, code, pre = Kind.LINK, Kind.PLAIN, Kind.CODE, Kind.PRE
         pieces, kinds, marks = self._pieces, KINDS, _MARKS
         stack: list[int] = []
         links = codes = 0
@@ -175,36 +174,39 @@ class _Walk:
                 elif kind == link:
                     links -= 1
                 continue
-            kind = self._marked_kind(name, attributes) if attributes else kinds.get(name, plain)
-            if kind >= void:
-                if kind == Kind.SKIPPED:
-                    if name not in VOID_NAMES:
-                        skip_element(following)
-                    continue
-                after_inline = False
-                if kind > void:
-                    pieces.append(marks[kind])
-                continue
+            kind = self._read(attributes).kind(name) if attributes else kinds.get(name, plain)
             if kind <= link:
                 if after_inline and not codes:
                     pieces.append(JOINT)
                 links += kind == link
-            elif kind > code:
-                codes += kind == pre
-                kind = self._enter(name, attributes or "", kind)
+            elif kind < code:
+                if kind > plain:
+                    pieces.append(marks[kind])
             elif kind == code:
                 codes += 1
-            elif kind > plain:
-                pieces.append(marks[kind])
+            elif kind < Kind.SKIPPED:
+                codes += kind == pre
+                kind = self._enter(name, attributes or "", kind)
+            else:
+                after_inline = self._pass_over(kind, following) and after_inline
+                continue
             stack.append(kind)
         self._flush()
         return self.nodes
 
-    def _marked_kind(self, name: str, attributes: str) -> int:
-        marked = self._marked.get(attributes)
-        if marked is None:
-            marked = self._marked[attributes] = read_marks(attributes)
-        return marked.kind(name)
+    def _read(self, attributes: str) -> Attributes:
+        known = self._attributes.get(attributes)
+        if known is None:
+            known = self._attributes[attributes] = Attributes.read(attributes)
+        return known
+
+    def _pass_over(self, kind: int, following: Iterator[Token]) -> bool:
+        """Takes an element that is skipped or void; returns whether it counts for nothing."""
+        if kind == Kind.SKIPPED:
+            skip_element(following)
+        elif kind in _MARKS:
+            self._pieces.append(_MARKS[kind])
+        return kind in (Kind.SKIPPED, Kind.VOID_SKIPPED)
 
     def _enter(self, name: str, attributes: str, kind: int) -> int:
         """Notes the start of an element; returns the kind to leave it as."""
@@ -218,8 +220,7 @@ class _Walk:
             self._verbatim += 1
         elif kind == Kind.LIST:
             pieces.append(BREAK if self._lists else PARAGRAPH)
-            first = self._marked[attributes].start if attributes else 1
-            self._lists.append(first if name == "ol" else None)
+            self._lists.append(self._read(attributes).start if name == "ol" else None)
         elif kind == Kind.ITEM:
             self._enter_item()
         elif kind == Kind.ROW:
@@ -262,7 +263,7 @@ class _Walk:
         if self._in_header:
             self._pieces.append(BREAK)
             return Kind.LINE
-        level = int(name[1]) if name in HEADERS else self._marked[attributes].level
+        level = int(name[1]) if name in HEADERS else self._read(attributes).level
         self._flush()
         parent = self._open
         while parent is not None and parent.level >= level:
