@@ -28,7 +28,9 @@ _DEEP_TAGS = (
 )
 # Taken out of the tree: parts of a page that are no content and often large, and what the parser
 # writes down unescaped. Each costs a pass, so the large ones come first.
-_TAKEN_OUT = ["svg", "nav", "footer", "script", "style", "template", "iframe", "math"]
+_TAKEN_OUT = [
+    *("svg", "nav", "footer", "picture", "img", "script", "style", "template", "iframe", "math")
+]
 _RARELY_TAKEN_OUT = ["noembed", "noframes"]
 _LISTINGS = ("xmp", "plaintext")
 
@@ -53,11 +55,15 @@ def body_markup(page: Page, max_bytes: int, max_depth: int = MAX_DEPTH) -> str:
       PageError: the page is no HTML, not a success, empty, too large or nested too deeply.
     """
     _guard(page, max_bytes, max_depth)
-    text, codec = _decode(page.payload, page.charset)
+    if _declared_codec(page.payload, page.charset) == "utf-8":
+        # The parser takes it as it is, which saves decoding it and encoding it again.
+        markup = normal_markup(page.payload)
+        if not _is_damaged(markup):
+            return markup
+    text = decode(page.payload, page.charset)
     if not text or text.isspace():
         raise PageError("empty", "the page holds no text")
-    # What is UTF-8 already need not be encoded again.
-    return normal_markup(page.payload if codec == "utf-8" and "\ufffd" not in text else text)
+    return normal_markup(text)
 
 
 def normal_markup(source: str | bytes) -> str:
@@ -94,21 +100,28 @@ def decode(payload: bytes, http_charset: str = "") -> str:
     invalid become U+FFFD; where they are many, the declaration is taken to be wrong and the
     detector decides.
     """
-    return _decode(payload, http_charset)[0]
-
-
-def _decode(payload: bytes, http_charset: str) -> tuple[str, str]:
-    """Returns (text, codec that gives it for all of the payload, or "")."""
     for bom, encoding in _BOMS:
         if payload.startswith(bom):
-            return payload[len(bom) :].decode(encoding, "replace"), ""
-    declared = _codec(http_charset) or _codec(_meta_charset(payload))
-    codec = declared or _detect(payload)
-    text = payload.decode(codec, "replace")
-    if declared is not None and text.count("\ufffd") * 200 > len(text):
+            return payload[len(bom) :].decode(encoding, "replace")
+    declared = _declared_codec(payload, http_charset)
+    if declared is None:
+        return payload.decode(_detect(payload), "replace")
+    text = payload.decode(declared, "replace")
+    if _is_damaged(text):
         detected = payload.decode(_detect(payload), "replace")
-        return min(text, detected, key=lambda t: t.count("\ufffd")), ""
-    return text, codec
+        return min(text, detected, key=lambda t: t.count("\ufffd"))
+    return text
+
+
+def _declared_codec(payload: bytes, http_charset: str) -> str | None:
+    """Returns the codec that HTTP or a meta element names, None if none or a byte order mark does."""
+    if payload.startswith(tuple(bom for bom, _ in _BOMS)):
+        return None
+    return _codec(http_charset) or _codec(_meta_charset(payload))
+
+
+def _is_damaged(text: str) -> bool:
+    return text.count("\ufffd") * 200 > len(text)
 
 
 def _codec(label: str) -> str | None:
@@ -152,7 +165,8 @@ def _guard(page: Page, max_bytes: int, max_depth: int) -> None:
 
 def _depth_bound(payload: bytes, max_depth: int) -> int:
     """Returns how many more blocks are opened than closed; 0 if that is plainly not too many."""
-    if payload.count(b"<") - 2 * payload.count(b"</") <= max_depth:
+    tags = payload.count(b"<")
+    if tags <= max_depth or tags - 2 * payload.count(b"</") <= max_depth:
         return 0
     payload = payload.lower()
     opened = sum(payload.count(b"<" + tag) for tag in _DEEP_TAGS)

@@ -163,19 +163,20 @@ class _Walk:
                 if not stack:  # </body>
                     break
                 kind = stack.pop()
-                after_inline = kind <= link
+                after_inline = kind < plain
                 if kind > code:
                     codes -= kind == pre
                     self._leave(kind)
-                elif kind == code:
-                    codes -= 1
                 elif kind > plain:
-                    pieces.append(marks[kind])
+                    if kind == code:
+                        codes -= 1
+                    else:
+                        pieces.append(marks[kind])
                 elif kind == link:
                     links -= 1
                 continue
             kind = self._read(attributes).kind(name) if attributes else kinds.get(name, plain)
-            if kind <= link:
+            if kind < plain:
                 if after_inline and not codes:
                     pieces.append(JOINT)
                 links += kind == link
