@@ -29,7 +29,7 @@ _DEEP_TAGS = (
 # Taken out of the tree: parts of a page that are no content and often large, and what the parser
 # writes down unescaped. Each costs a pass, so the large ones come first.
 _TAKEN_OUT = [
-    *("svg", "nav", "footer", "picture", "img", "script", "style", "template", "iframe", "math")
+    *("svg", "nav", "footer", "img", "source", "script", "style", "template", "iframe", "math")
 ]
 _RARELY_TAKEN_OUT = ["noembed", "noframes"]
 _LISTINGS = ("xmp", "plaintext")
@@ -74,23 +74,17 @@ def normal_markup(source: str | bytes) -> str:
     """
     tree = LexborHTMLParser(source)
     tree.strip_tags(_TAKEN_OUT)
-    markup = _serialized(tree)
+    body = tree.body
+    if body is None:
+        return ""
+    markup = body.html or ""
     if any(f"<{name}" in markup for name in (*_RARELY_TAKEN_OUT, *_LISTINGS)):
         tree.strip_tags(_RARELY_TAKEN_OUT)
         for name in _LISTINGS:
             for node in tree.tags(name):
                 node.inner_html = html.escape(node.text(), quote=False)
-        markup = _serialized(tree)
+        markup = body.html or ""
     return markup
-
-
-def _serialized(tree: LexborHTMLParser) -> str:
-    body = tree.body
-    markup = body.html or "" if body is not None else ""
-    if "<!--" not in markup:
-        return markup
-    first, *rest = markup.split("<!--")
-    return first + "".join(piece.partition("-->")[2] for piece in rest)
 
 
 def decode(payload: bytes, http_charset: str = "") -> str:

@@ -158,7 +158,7 @@ class _Walk:
                 if links and not self._in_header and self._open is not None:
                     self._open.link_chars += len(unescape(text).strip())
             if name is None:
-                if attributes is not None:  # a processing instruction
+                if attributes is not None:  # a comment
                     continue
                 if not stack:  # </body>
                     break

@@ -21,7 +21,7 @@ def start_tags(html):
 
 
 def test_tokens_are_tags_with_the_text_before_them():
-    markup = normal_markup('<p class="a">1 &amp; <b>2</b><br>3<?php x ?>')
+    markup = normal_markup('<p class="a">1 &amp; <b>2</b><br>3<?php x ?><!---->4<!-- <p>--- -->')
     assert list(tokens(markup)) == [
         ("", "body", ""),
         ("", "p", ""),
@@ -29,6 +29,8 @@ def test_tokens_are_tags_with_the_text_before_them():
         ("2", None, None),
         ("", "br", ""),
         ("3", None, "?php x ?"),
+        ("", None, "--"),
+        ("4", None, "--- --"),
         ("", None, None),
         ("", None, None),
     ]
@@ -58,7 +60,7 @@ def test_what_only_looks_like_such_an_attribute_is_none(html):
     assert not any(attributes for _, attributes in start_tags(html))
 
 
-@pytest.mark.parametrize("name", ["a<b", 'a"b', "a'b", "o:p", "my-element", "aé", "A"])
+@pytest.mark.parametrize("name", ["a<b", "a<!--b", 'a"b', "a'b", "o:p", "my-element", "aé", "A"])
 def test_names_that_browsers_take(name):
     found = list(tokens(normal_markup(f"<i><{name} x<y z\"=1 =w='>' k=a>t</{name}></i>")))
     assert [token[1] for token in found[:3]] == ["body", "i", name.lower()]
