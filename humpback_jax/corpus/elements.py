@@ -53,9 +53,7 @@ KINDS: dict[str, int] = {
     **{"a": Kind.LINK, "li": Kind.ITEM, "table": Kind.TABLE, "tr": Kind.ROW},
     **{"br": Kind.VOID_LINE, "hr": Kind.VOID_BLOCK, "input": Kind.VOID_SKIPPED},
     **dict.fromkeys(("object", "canvas", "audio", "video", "button", "noscript"), Kind.SKIPPED),
-    **dict.fromkeys(
-        ("select", "textarea", "dialog", "nav", "aside", "footer"), Kind.SKIPPED
-    ),
+    **dict.fromkeys(("select", "textarea", "dialog", "nav", "aside", "footer"), Kind.SKIPPED),
     _TEXT_SPAN: Kind.PLAIN,
 }
 

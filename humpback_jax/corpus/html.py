@@ -108,7 +108,7 @@ def decode(payload: bytes, http_charset: str = "") -> str:
 
 
 def _declared_codec(payload: bytes, http_charset: str) -> str | None:
-    """Returns the codec that HTTP or a meta element names, None if none or a byte order mark does."""
+    """Returns the codec that HTTP or a meta element names, None where a mark goes before it."""
     if payload.startswith(tuple(bom for bom, _ in _BOMS)):
         return None
     return _codec(http_charset) or _codec(_meta_charset(payload))

@@ -11,6 +11,7 @@ never closes anything. Text before the first header belongs to no segment.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator
 
 from humpback_jax.corpus.elements import (
@@ -25,6 +26,7 @@ from humpback_jax.corpus.elements import (
 )
 from humpback_jax.corpus.html import PageError, body_markup
 from humpback_jax.corpus.page import Page
+from humpback_jax.corpus.primary import narrow
 from humpback_jax.corpus.text_layout import (
     BREAK,
     CELL,
@@ -39,6 +41,7 @@ from humpback_jax.corpus.text_layout import (
     verbatim,
 )
 
+_EMPTY_LINES = re.compile(r"\n\s*\n")
 # Of list items; without a bound a page of nested lists would take a thousand times its size.
 _MAX_INDENT = 20
 # The mark that an element leaves where it begins, and but for void ones where it ends.
@@ -54,7 +57,7 @@ class HeaderNode:
     """A header and what stands under it, in document order.
 
     Attributes:
-      level: 1 to 6, up to 9 for role=heading.
+      level: 1 to 6, up to 9 for role=heading; 0 for a whole document without headers.
       ordinal: its place among the headers of the page, from 0.
       header: the header's own text, on one line.
       parts: blocks of text and child headers, in document order.
@@ -102,16 +105,42 @@ def page_headers(page: Page, max_bytes: int) -> list[HeaderNode]:
     Raises:
       PageError: the page has no header outside navigation, or cannot be parsed.
     """
-    nodes = header_nodes(body_markup(page, max_bytes))
+    if page.is_text:
+        return [_whole_document(page, max_bytes)]
+    markup = body_markup(page, max_bytes)
+    if page.primary is None:
+        nodes = header_nodes(markup)
+    else:
+        nodes = header_nodes(narrow(markup, page.primary), leave_out_empty=True)
     if not nodes:
         raise PageError("no_header", "no header outside navigation and hidden parts")
     return nodes
 
 
-def header_nodes(markup: str) -> list[HeaderNode]:
-    """Returns the header tree of a page's markup as a list in document order."""
+def _whole_document(page: Page, max_bytes: int) -> HeaderNode:
+    """Returns one node of level 0 with the paragraphs of a page that is text."""
+    if len(page.payload) > max_bytes:
+        raise PageError("too_large", f"more than {max_bytes} bytes")
+    text = page.payload.decode("utf-8", "replace").replace("\r\n", "\n")
+    blocks = [block.strip() for block in _EMPTY_LINES.split(text) if block.strip()]
+    if not blocks:
+        raise PageError("empty", "the page holds no text")
+    length = sum(map(len, blocks)) + 2 * (len(blocks) - 1)
+    return HeaderNode(0, 0, None, parts=[*blocks], length=length)
+
+
+def header_nodes(markup: str, leave_out_empty: bool = False) -> list[HeaderNode]:
+    """Returns the header tree of a page's markup as a list in document order.
+
+    Args:
+      markup: as `html.body_markup` returns it.
+      leave_out_empty: headers without any text under them are no part of the header above them,
+        as where a page was narrowed; they are in the list all the same.
+    """
     nodes = _Walk().run(markup)
     for node in reversed(nodes):  # children before parents
+        if leave_out_empty:
+            node.parts = [part for part in node.parts if isinstance(part, str) or part.length]
         blocks = 0
         for part in node.parts:
             if isinstance(part, str):

@@ -1,3 +1,4 @@
+import dataclasses
 import pathlib
 
 import pytest
@@ -149,6 +150,17 @@ def test_page_without_a_header_is_rejected_by_name():
     with pytest.raises(PageError) as caught:
         page_headers(page, 1 << 20)
     assert caught.value.reason == "no_header"
+
+
+def test_clean_text_is_one_segment_without_a_header():
+    page = Page(Source("f", 0, "id"), "", "", "", 0, "", b" One.\r\n\r\n\nTwo\nlines. ", True)
+    (node,) = page_headers(page, 1 << 20)
+    assert (node.level, node.path, node.text()) == (0, ("",), "One.\n\nTwo\nlines.")
+    assert node.length == len(node.text())
+    for payload, size, reason in ((b" \n ", 10, "empty"), (b"long", 3, "too_large")):
+        with pytest.raises(PageError) as caught:
+            page_headers(dataclasses.replace(page, payload=payload), size)
+        assert caught.value.reason == reason
 
 
 def test_nested_headers_are_one():
