@@ -27,6 +27,7 @@ from beam_pipelines.segment_collect import collect
 from beam_pipelines.segment_extract import EXTRACTED, PAGES, extract
 from beam_pipelines.segment_inputs import locate
 from humpback_jax.corpus.filters import SegmentFilters, funnel
+from humpback_jax.corpus.profile import Profile
 from humpback_jax.corpus.reading import ReadConfig
 from humpback_jax.errors import UsageError, UserError
 from humpback_jax.rundir import Counts, StageDir
@@ -121,4 +122,14 @@ def _finish(stage: StageDir, seconds: float) -> None:
             f"headers ({counts}): relax SegmentFilters and delete {stage.path}"
         )
     _log.info("segment: pages %s; segments %s", pages, counts)
-    stage.finish(counts, stage.shards_digest(), seconds, pages=pages, funnel=steps)
+    profile = sum(
+        (Profile.from_plain(marker["profile"]) for marker in stage.markers(PAGES)), Profile()
+    )
+    stage.finish(
+        counts,
+        stage.shards_digest(),
+        seconds,
+        pages=pages,
+        funnel=steps,
+        profile=profile.plain(),
+    )

@@ -17,6 +17,7 @@ from beam_pipelines.progress import shard_progress
 from humpback_jax.corpus.filters import SegmentFilters, node_id, select
 from humpback_jax.corpus.html import PageError
 from humpback_jax.corpus.page import Page
+from humpback_jax.corpus.profile import Profile
 from humpback_jax.corpus.reading import Part, ReadConfig, read_part
 from humpback_jax.corpus.segments import HeaderNode, page_headers
 from humpback_jax.records import Reject, Segment
@@ -41,12 +42,13 @@ class Extracted:
     counts: Counts
     page_rejects: list[Reject]
     page_counts: Counts
+    profile: Profile
 
 
 def extract_part(part: Part, reading: ReadConfig, filters: SegmentFilters) -> Extracted:
     """Returns the segments of a part that pass the filters of their own page."""
     segments: list[Segment] = []
-    examples, page_examples = Examples(), Examples()
+    examples, page_examples, profile = Examples(), Examples(), Profile()
     headers = pages = pages_out = errors = 0
     for page in read_part(part, reading, filters.max_page_bytes):
         pages += 1
@@ -55,7 +57,7 @@ def extract_part(part: Part, reading: ReadConfig, filters: SegmentFilters) -> Ex
             continue
         try:
             nodes = page_headers(page, filters.max_page_bytes)
-            kept, rejected = select(page, nodes, filters)
+            kept, rejected, language = select(page, nodes, filters)
         except PageError as rejection:
             page_examples.add(_page_reject(page, rejection.reason, rejection.detail))
         except Exception as error:  # one page must not end a file of thousands
@@ -63,6 +65,7 @@ def extract_part(part: Part, reading: ReadConfig, filters: SegmentFilters) -> Ex
             page_examples.add(_page_reject(page, "error", repr(error)), is_counted=False)
         else:
             headers += len(nodes)
+            profile.add_page(language, (node.length for node in nodes))
             pages_out += bool(kept)
             if not kept:
                 detail = f"{len(nodes)} headers, all rejected"
@@ -76,6 +79,7 @@ def extract_part(part: Part, reading: ReadConfig, filters: SegmentFilters) -> Ex
         Counts(headers, len(segments), examples.counts()),
         page_examples.rejects,
         Counts(pages, pages_out, page_examples.counts(), errors),
+        profile,
     )
 
 
@@ -134,7 +138,8 @@ class _ExtractPart(beam.DoFn):
         extracted = extract_part(part, self._reading, self._filters)
         write = functools.partial(self._stage.write_shard, element, fingerprint=self._fingerprint)
         # The pages come first: the marker of the extracted shard says that both are there.
-        write(Reject, extracted.page_rejects, extracted.page_counts, folder=PAGES)
+        profile = extracted.profile.plain()
+        write(Reject, extracted.page_rejects, extracted.page_counts, folder=PAGES, profile=profile)
         write(
             Segment,
             extracted.segments,

@@ -1,17 +1,19 @@
 """`humpback segment --explain URL`: a page's headers, and what became of each."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 
 import pyarrow.parquet as pq
 
-from beam_pipelines.corpus_files import find_files
+from beam_pipelines.corpus_files import find_files, survey
 from beam_pipelines.segment import STAGE
 from beam_pipelines.segment_collect import shard_of
+from beam_pipelines.segment_inputs import locate
 from humpback_jax.corpus.explain import KEPT, explain
 from humpback_jax.corpus.filters import SegmentFilters
 from humpback_jax.corpus.page import Page
-from humpback_jax.corpus.warc import read_pages
+from humpback_jax.corpus.reading import ReadConfig, read_part
 from humpback_jax.errors import UserError
 from humpback_jax.rundir import StageDir
 from launch import configuration
@@ -21,26 +23,27 @@ _DROPPED = "dropped later"
 
 
 def run(context: Context, url: str) -> None:
-    """Prints the pages of the corpus with that URL, those of the first file that has any.
+    """Prints the pages of the corpus with that URL, those of the first part that has any.
 
     Raises:
       UserError: no page has it.
     """
-    filters = configuration.build(SegmentFilters)
+    filters = locate(configuration.build(SegmentFilters))
     stage = context.stage(STAGE)
     if stage.is_done():
         later = functools.partial(_fate, stage, context.recipe.num_shards)
     else:
         later = _kept_so_far
-    for page in _pages_of(context.recipe.path(context.recipe.corpus), url, filters.max_page_bytes):
+    for page in _pages_of(context.recipe.path(context.recipe.corpus), url, filters):
         print("\n".join(explain(page, filters, later)), flush=True)
 
 
-def _pages_of(corpus: str, url: str, max_page_bytes: int) -> Iterator[Page]:
+def _pages_of(corpus: str, url: str, filters: SegmentFilters) -> Iterator[Page]:
+    reading = dataclasses.replace(configuration.build(ReadConfig), on_bad_file="skip")
     read = 0
-    for file in find_files(corpus):
+    for part in survey(find_files(corpus, keep_missing=True)).parts(reading.part_bytes):
         found = False
-        for page in read_pages(file, max_page_bytes):
+        for page in read_part(part, reading, filters.max_page_bytes):
             read += 1
             if isinstance(page, Page) and page.url == url:
                 found = True

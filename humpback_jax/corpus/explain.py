@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator
 
-from humpback_jax.corpus.filters import SegmentFilters, page_language, select
+from humpback_jax.corpus.filters import SegmentFilters, select
 from humpback_jax.corpus.html import PageError
+from humpback_jax.corpus.language import page_language
 from humpback_jax.corpus.page import Page
 from humpback_jax.corpus.segments import page_headers
 
@@ -28,7 +29,7 @@ def explain(
     yield f"  {_place(page)}: {status}{kind}, {len(page.payload):,} bytes"
     try:
         nodes = page_headers(page, filters.max_page_bytes)
-        segments, rejected = select(page, nodes, filters)
+        segments, rejected, _ = select(page, nodes, filters)
     except PageError as rejection:
         yield f"  rejected: {rejection}"
         return

@@ -8,7 +8,7 @@ in `beam_pipelines.segment_decide`. docs/corpus.md says why each default is what
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from humpback_jax import records
 from humpback_jax.configurable import configurable
@@ -240,9 +240,21 @@ class SegmentFilters:
             raise PageError("blocked", "the URL or its domain is in the blocklist")
 
 
-def select(
-    page: Page, nodes: Sequence[HeaderNode], filters: SegmentFilters
-) -> tuple[list[records.Segment], list[tuple[HeaderNode, str]]]:
+class Selection(NamedTuple):
+    """What the filters made of a page.
+
+    Attributes:
+      segments: the kept ones.
+      rejected: the other nodes with their reasons.
+      language: of the page, "" if no node has the right length, so that it was not looked for.
+    """
+
+    segments: list[records.Segment]
+    rejected: list[tuple[HeaderNode, str]]
+    language: str
+
+
+def select(page: Page, nodes: Sequence[HeaderNode], filters: SegmentFilters) -> Selection:
     """Returns the kept segments of a page and the rejected nodes with their reasons.
 
     No text is kept twice: a node that passes the filters is left out ("inside_kept") when a node
@@ -265,7 +277,7 @@ def select(
         else:
             kept.add(node)
             segments.append(_segment(page, node, language, signals))
-    return segments, rejected
+    return Selection(segments, rejected, language)
 
 
 def _segment(

@@ -26,7 +26,8 @@ class Profile:
     """Counts over pages and over the header nodes on them.
 
     Attributes:
-      languages: pages with a header, by language ("unknown" where none was found).
+      languages: pages with text of the right length for a segment, by language ("unknown" where
+        none was found); of the others it is not looked for.
       lengths: header nodes, by `length_bin` of their text.
     """
 
@@ -35,7 +36,8 @@ class Profile:
 
     def add_page(self, language: str, lengths: Iterable[int]) -> None:
         """Counts a page of that language, with header nodes of these lengths."""
-        self.languages[language] += 1
+        if language:
+            self.languages[language] += 1
         self.lengths.update(map(length_bin, lengths))
 
     def __add__(self, other: "Profile") -> "Profile":

@@ -26,7 +26,7 @@ class CorpusProfile:
 
     Attributes:
       lengths: histogram of all header nodes, the kept ones emphasised; None for runs without.
-      languages: of the pages with a header, the most frequent first.
+      languages: of the pages with text of the right length, the most frequent first.
       sites: of the kept segments, the most frequent first.
       num_sites: how many there are.
       num_kept: how many segments are kept.

@@ -38,6 +38,7 @@ MEANING = {
     "empty": "no text",
     "too_large": "page too large to parse",
     "too_deep": "elements nested too deeply",
+    "too_many_attributes": "an element with too many attributes",
     "no_header": "no header on the page",
     "blocked": "URL or domain on the blocklist",
     "not_warc": "file is no web archive",

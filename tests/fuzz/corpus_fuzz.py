@@ -20,10 +20,11 @@ from collections.abc import Iterator, Sequence
 
 from corpus_mutations import Case, archive_case, page_case, sound_pages
 
-from beam_pipelines.segment_extract import extract_file
+from beam_pipelines.segment_extract import extract_part
 from humpback_jax.corpus.filters import SegmentFilters, select
 from humpback_jax.corpus.html import PageError
 from humpback_jax.corpus.page import Page
+from humpback_jax.corpus.reading import Part, ReadConfig
 from humpback_jax.corpus.segments import page_headers
 from humpback_jax.corpus.warc import read_pages
 from humpback_jax.records import Source
@@ -67,7 +68,7 @@ def check_page(case: Case) -> None:
     page = Page(source, "http://site.example/", "text/html", "", 200, "", case.content)
     try:
         nodes = page_headers(page, FILTERS.max_page_bytes)
-        kept, rejected = select(page, nodes, FILTERS)
+        kept, rejected, _ = select(page, nodes, FILTERS)
     except PageError:
         return
     assert len(kept) + len(rejected) == len(nodes), "a header was lost"
@@ -81,7 +82,7 @@ def check_archive(case: Case, folder: pathlib.Path) -> int:
     """Does the same for an archive; returns how many pages were read."""
     path = folder / "fuzz.warc.gz"
     path.write_bytes(case.content)
-    found = extract_file(str(path), FILTERS)
+    found = extract_part(Part((str(path),)), ReadConfig(), FILTERS)
     found.counts.check(f"segments of archive {case.number}")
     found.page_counts.check(f"pages of archive {case.number}")
     assert found.page_counts.errors == 0, f"errors: {found.page_rejects}"

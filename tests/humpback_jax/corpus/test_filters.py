@@ -38,7 +38,7 @@ def page(html, **changes):
 def judge(html, filters=SHORT, **changes):
     """Returns {header: reason}, "" for kept ones."""
     the_page = page(html, **changes)
-    segments, rejected = select(the_page, page_headers(the_page, 1 << 20), filters)
+    segments, rejected, _ = select(the_page, page_headers(the_page, 1 << 20), filters)
     return {s.header: "" for s in segments} | {node.header: reason for node, reason in rejected}
 
 
@@ -180,7 +180,7 @@ def test_no_text_is_kept_twice():
 
 def test_segment_record():
     the_page = page(f"<h1>Baking</h1><h2>Bread</h2><p>{WORDS}</p>")
-    (segment,), _ = select(the_page, page_headers(the_page, 1 << 20), SHORT)
+    (segment,), *_ = select(the_page, page_headers(the_page, 1 << 20), SHORT)
     assert segment.header == "Baking"
     assert segment.header_path == ("Baking",)
     assert segment.text == f"Bread\n\n{WORDS.strip()}"
@@ -265,7 +265,7 @@ def test_documentation_funnel():
     considered = kept = 0
     for item in read_pages(CORPUS / "documentation.warc.gz"):
         nodes = page_headers(item, 8 << 20)
-        segments, rejected = select(item, nodes, SegmentFilters())
+        segments, rejected, _ = select(item, nodes, SegmentFilters())
         considered += len(nodes)
         kept += len(segments)
         counts.update(reason for _, reason in rejected)

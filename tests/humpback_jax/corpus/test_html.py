@@ -59,14 +59,15 @@ def test_meta_that_cannot_be_true_is_read_as_utf8():
         (page(b"GIF89a\0\0<"), "not_html"),
         (page(b"just words"), "not_html"),
         (page(b""), "empty"),
-        (page(b"<p>" + b"x" * 2000), "too_large"),
-        (page(b"<div>" * 101 + b"x"), "too_deep"),
-        (page(b"<UL><LI>" * 101 + b"x"), "too_deep"),
+        (page(b"<p>" + b"x" * 200_000), "too_large"),
+        (page(b"<div>" * 6000 + b"x"), "too_deep"),
+        (page(b"\xff\xfe" + ("<div>" * 6000).encode("utf-16-le")), "too_deep"),
+        (page(b"<UL><LI>" * 6000 + b"x"), "too_deep"),
     ],
 )
 def test_page_that_is_rejected_has_a_reason(page, reason):
     with pytest.raises(PageError) as caught:
-        body_markup(page, max_bytes=1500, max_depth=100)
+        body_markup(page, max_bytes=100_000)
     assert caught.value.reason == reason
 
 
@@ -78,7 +79,7 @@ def test_deep_page_is_rejected_before_the_parser_sees_it():
 
 
 def test_many_unclosed_paragraphs_are_not_deep():
-    markup = body_markup(page(b"<p>x<br>" * 200), max_bytes=8000, max_depth=100)
+    markup = body_markup(page(b"<p>x<br>" * 200), max_bytes=8000)
     assert markup == "<body>" + "<p>x<br></p>" * 200 + "</body>"
 
 

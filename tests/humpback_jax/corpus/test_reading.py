@@ -77,7 +77,7 @@ def test_text_is_one_segment_for_the_document(tmp_path):
     assert (node.level, node.header, node.path) == (0, "", ("",))
     assert node.text() == "First paragraph,\nof two lines.\n\nSecond paragraph."
     assert node.length == len(node.text())
-    (segment,), rejected = select(page, [node], SegmentFilters(min_length=10))
+    (segment,), rejected, _ = select(page, [node], SegmentFilters(min_length=10))
     assert (segment.header, rejected) == ("", [])
 
 
