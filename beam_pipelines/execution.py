@@ -74,6 +74,11 @@ class BeamConfig:
     def is_local(self) -> bool:
         return self.runner == "FnApiRunner"
 
+    @property
+    def is_dry_run(self) -> bool:
+        """Whether jobs are translated for the runner and not submitted (Dataflow's --dry_run)."""
+        return any(flag in ("--dry_run", "--dry_run=True") for flag in self.options)
+
     def pipeline_options(self) -> PipelineOptions:
         """Returns Beam's options."""
         flags = [f"--runner={self.runner}"]

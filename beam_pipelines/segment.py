@@ -16,8 +16,10 @@ order, worker or time: any way of getting to the end ends in the same bytes.
 
 import json
 import logging
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 from etils import epath
 
@@ -28,7 +30,7 @@ from beam_pipelines.segment_extract import EXTRACTED, PAGES, extract
 from beam_pipelines.segment_inputs import locate
 from humpback_jax.corpus.filters import SegmentFilters, funnel
 from humpback_jax.corpus.profile import Profile
-from humpback_jax.corpus.reading import ReadConfig
+from humpback_jax.corpus.reading import Part, ReadConfig
 from humpback_jax.errors import UsageError, UserError
 from humpback_jax.rundir import Counts, StageDir
 
@@ -58,7 +60,8 @@ def run_segment(
       corpus: glob of files, a folder, or @manifest.txt, or several with commas between, local or
         gs://.
       filters: which segments are kept.
-      beam_config: where the pipelines run.
+      beam_config: where the pipelines run; with --dry_run among its options they are translated
+        for that runner, and nothing else is done.
       num_shards: shards of the result; a shard is sorted in the memory of one worker.
       reading: how files are read; the result does not depend on how they are divided.
 
@@ -81,15 +84,33 @@ def run_segment(
         stage.begin(config, _stage_inputs(stage))
         return
     found = survey(files)
+    parts = found.parts(reading.part_bytes)
+    if beam_config.is_dry_run:
+        _translate(parts, reading, filters, num_shards, beam_config)
+        return
     inputs = {"files": str(len(files)), "corpus": found.digest, **filters.file_digests()}
     fingerprint = stage.begin(config, inputs)
     if stage.is_done():
         return
-    parts = found.parts(reading.part_bytes)
     extract(stage, parts, reading, filters, fingerprint, beam_config)
     _check_pages(stage, corpus, len(files))
     collect(stage, len(parts), filters, num_shards, fingerprint, beam_config)
     _finish(stage, time.monotonic() - start)
+
+
+def _translate(
+    parts: Sequence[Part],
+    reading: ReadConfig,
+    filters: SegmentFilters,
+    num_shards: int,
+    beam_config: BeamConfig,
+) -> None:
+    """Lets the runner translate both pipelines; nothing is run, and nothing left behind."""
+    with tempfile.TemporaryDirectory() as folder:
+        stage = StageDir(folder, STAGE)
+        extract(stage, parts, reading, filters, "", beam_config)
+        collect(stage, len(parts), filters, num_shards, "", beam_config)
+    _log.info("segment: %d parts, two jobs that %s takes", len(parts), beam_config.runner)
 
 
 def _stage_inputs(stage: StageDir) -> dict[str, str]:

@@ -41,6 +41,9 @@ def run_stage(context: Context, name: str) -> None:
         inference.curate(context, int(name.removeprefix("curate")))
     if not distributed.is_primary():
         return
+    if not context.stage(name).is_done():
+        print(f"{name}: checked, not run", flush=True)
+        return
     configuration_path = context.stage(name).path / "config.gin"
     if not configuration_path.exists():
         rundir.write_atomic(configuration_path, configuration.config_text())
