@@ -1,93 +1,28 @@
 """The same bytes from every runner: one process, worker processes, and a job service of its own."""
 
-import os
+import functools
 import pathlib
-import socket
 import subprocess
 import sys
-import time
 
 import pytest
+
+from beam_pipelines.execution import BeamConfig
+from beam_pipelines.segment import run_segment
+from humpback_jax.corpus.filters import SegmentFilters
+from humpback_jax.microworld.files import write_world
+from humpback_jax.microworld.world import WorldConfig
+from humpback_jax.rundir import StageDir
 
 DRIVER = pathlib.Path(__file__).parent / "logged_inference.py"
 pytestmark = pytest.mark.slow
 
 
-def _environment():
-    """Returns an environment in which the worker pool finds `python`, and workers the driver."""
-    path = os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]])
-    modules = os.pathsep.join([str(DRIVER.parent), str(DRIVER.parents[2])])
-    return {**os.environ, "XLA_FLAGS": "", "PATH": path, "PYTHONPATH": modules}
-
-
-def _free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    except OSError as error:
-        pytest.skip(f"no port can be opened on the loopback interface: {error}")
-    finally:
-        for each in sockets:
-            each.close()
-
-
-def _wait_for(port, process, log):
-    """Returns once something listens on a port; skips where gRPC may not."""
-    for _ in range(600):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        if process.poll() is not None:
-            said = log.read_text()
-            if "bind" in said:
-                pytest.skip(f"gRPC cannot open port {port}")
-            pytest.fail(said)
-        time.sleep(0.1)
-    pytest.fail(f"nothing listens on port {port}: {log.read_text()}")
-
-
-@pytest.fixture
-def portable_options(tmp_path):
-    """Starts a job service and a worker pool; returns the flags that lead to them."""
-    job_port, pool_port = _free_ports(2)
-    commands = {
-        "jobs": ["portability.local_job_service_main", "--port", str(job_port)],
-        "pool": ["worker.worker_pool_main", f"--service_port={pool_port}"],
-    }
-    processes = []
-    try:
-        for (name, (module, *flags)), port in zip(
-            commands.items(), (job_port, pool_port), strict=True
-        ):
-            log = tmp_path / name
-            with log.open("w") as said:
-                command = [sys.executable, "-m", f"apache_beam.runners.{module}", *flags]
-                processes.append(
-                    subprocess.Popen(command, env=_environment(), stdout=said, stderr=said)
-                )
-            _wait_for(port, processes[-1], log)
-        yield [
-            f"--job_endpoint=localhost:{job_port}",
-            "--environment_type=EXTERNAL",
-            f"--environment_config=localhost:{pool_port}",
-        ]
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _digest(run_dir, model, engine, *options):
+def _digest(worker_environment, run_dir, model, engine, *options):
     """Runs the stage and returns the lines that sha256sum would print of its files."""
     command = [sys.executable, str(DRIVER), str(run_dir), str(model), str(run_dir / "log"), engine]
     done = subprocess.run(
-        [*command, *options], env=_environment(), capture_output=True, text=True, timeout=200
+        [*command, *options], env=worker_environment, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr[-3000:]
     stage = run_dir / "augment"
@@ -98,13 +33,38 @@ def _digest(run_dir, model, engine, *options):
     return files, workers
 
 
-def test_every_runner_gives_the_same_bytes(run_dir, model_folder, portable_options):
-    expected, _ = _digest(run_dir, model_folder, "in_memory")
+def test_every_runner_gives_the_same_bytes(
+    run_dir, model_folder, portable_options, worker_environment
+):
+    digest = functools.partial(_digest, worker_environment)
+    expected, _ = digest(run_dir, model_folder, "in_memory")
     assert len([name for name in expected if name.suffix == ".parquet"]) == 6  # with the rejects
-    assert _digest(run_dir, model_folder, "pod")[0] == expected
-    found, models = _digest(run_dir, model_folder, "multi_processing")
+    assert digest(run_dir, model_folder, "pod")[0] == expected
+    found, models = digest(run_dir, model_folder, "multi_processing")
     assert found == expected
     assert len(models) == 1  # the two workers share one
-    found, models = _digest(run_dir, model_folder, "PortableRunner", *portable_options)
+    found, models = digest(run_dir, model_folder, "PortableRunner", *portable_options)
     assert found == expected
     assert len(models) == 1
+
+
+def test_segments_are_the_same_bytes_from_every_runner(tmp_path, portable_options):
+    """The worker pool is a process that has nothing of the submitter's but its job."""
+    config = WorldConfig(segments=60, web_topics=6, known_topics=3, seed_pairs=12, files=3)
+    write_world(tmp_path, config)
+    filters = SegmentFilters(min_length=100, max_per_site=20, max_segments=40)
+    ways = {
+        "in_memory": BeamConfig(),
+        "multi_processing": BeamConfig(direct_running_mode="multi_processing", num_workers=2),
+        "portable": BeamConfig(runner="PortableRunner", options=portable_options),
+    }
+    found = {}
+    for name, beam_config in ways.items():
+        run_dir = tmp_path / name
+        run_segment(run_dir, f"{tmp_path}/corpus/*.warc.gz", filters, beam_config, 2)
+        paths = sorted((run_dir / "segment").glob("*/part-*"))
+        found[name] = {str(p.relative_to(run_dir)): p.read_bytes() for p in paths}
+        assert 0 < StageDir(run_dir, "segment").counts().records_out <= 40
+    assert len(found["in_memory"]) > 10
+    assert found["multi_processing"] == found["in_memory"]
+    assert found["portable"] == found["in_memory"]
