@@ -14,8 +14,9 @@ that is lost between the two; so the parts together give what the file gives in 
 
 import bisect
 import contextlib
+import io
 from collections.abc import Generator, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from etils import epath
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
@@ -116,16 +117,12 @@ class _Reader:
         offset, in_body, found = start, False, False
         source = _Source(self._stream, self._codec, start)
         try:
-            for record in ArchiveIterator(
-                source,  # pyright: ignore[reportArgumentType]
-                parse_http=False,
-                quirks_mode=True,
-                max_header_len=_MAX_HEADER_BYTES,
-                fsspec_args=False,
-            ):
+            for record in _parse(source):
                 before, offset = offset, record.stream_pos + source.base
                 if found and offset > before:
-                    yield from self._passed_over(source, before, offset)
+                    skipped = yield from self._passed_over(source, before, offset)
+                    if skipped is not None:
+                        return skipped
                 if stop is not None and offset >= stop and self._is_past(record, offset, stop):
                     return None
                 in_body, found = True, True
@@ -160,11 +157,14 @@ class _Reader:
         Where a member holds several records, FastWARC gives the end of the member for the offset of
         the later ones, which is where the next part begins.
         """
-        if offset > stop:
+        if offset > stop or self._codec is None:
             return True
         with _kept_position(self._stream):
-            following = warc_record.header_of(self._bytes_at(offset, 64 << 10))[0]
-        return following == {name.lower(): value for name, value in record.headers}
+            data = self._bytes_at(offset, _MAX_HEADER_BYTES)
+        with contextlib.suppress(OSError):
+            for following in _parse(io.BytesIO(data)):
+                return [*following.headers] == [*record.headers]
+        return True
 
     # Records.
 
@@ -187,7 +187,7 @@ class _Reader:
             return self._reject(offset, fault.reason, fault.detail, record_id), fault.is_cut
         if fault is None:
             lines = sum(map(len, headers)) + sum(map(len, headers.values())) + 2 * len(headers)
-            self._size, self._slack = lines + int(length), 64 + 4 * len(headers)
+            self._size, self._slack = lines + int(length), 24 + 3 * len(headers)
         return (self._page(headers, offset, body) if is_page else None), False
 
     def _is_loss(self, reason: str) -> bool:
@@ -225,9 +225,14 @@ class _Reader:
         while end is not None and end < last:  # members of several records, all of them read
             end = self._end_of(end)
         if end is None:
-            yield self._reject(origin, "truncated", "the file ends inside this record")
-            self.ledger.add_lost(origin + 1, None)
-            return None
+            # A member whose end is damaged may seem to go on up to the end of the file.
+            position = self._resume(origin)
+            if position is None:
+                yield self._reject(origin, "truncated", "the file ends inside this record")
+            else:
+                detail = f"this {self._codec.name} has no end"
+                yield self._reject(origin, "damaged", detail)
+            return position
         position = self._first_record(end)
         if position != end:
             lacking = self._lacking_bytes(origin) if origin == last else 0
@@ -235,16 +240,23 @@ class _Reader:
             self.ledger.add_lost(end, position)
         return position
 
-    def _passed_over(self, source: "_Source", before: int, offset: int) -> Iterator[Reject]:
-        """Names what FastWARC skipped between two records without a word."""
+    def _passed_over(
+        self, source: "_Source", before: int, offset: int
+    ) -> Generator[Reject, None, int | None]:
+        """Names what FastWARC skipped between two records; returns a record that it skipped."""
         if source.member_between(before, offset):
             with _kept_position(self._stream):
                 end = self._end_of(before) if self._starts_member(before) else None
-                if end is not None and end < offset:
-                    yield from self._strangers(end, offset, self._lacking_bytes(before))
-        elif self._has_excess(source, before, offset):
+                if end is None or end >= offset:
+                    return None
+                skipped = self._first_record(end, offset)
+                stop = offset if skipped is None else skipped
+                yield from self._strangers(end, stop, self._lacking_bytes(before))
+                return skipped
+        if self._has_excess(source, before, offset):
             with _kept_position(self._stream):
-                yield from self._excess(before, offset)
+                return (yield from self._excess(before, offset))
+        return None
 
     def _has_excess(self, source: "_Source", before: int, offset: int) -> bool:
         """Returns whether there seem to be more bytes before `offset` than the last record has."""
@@ -255,17 +267,19 @@ class _Reader:
             return False
         return self._size is not None and self._slack < size - self._size < _MAX_EXCESS
 
-    def _excess(self, before: int, offset: int) -> Iterator[Reject]:
+    def _excess(self, before: int, offset: int) -> Generator[Reject, None, int | None]:
         size = (self._size or 0) + 2 * self._slack
         data = self._bytes_at(before, size if self._codec else min(size, offset - before))
         headers, begin = warc_record.header_of(data)
         length = headers.get("content-length", "")
         if begin < 0 or not length.isdigit():
-            return
-        rest = data[begin + int(length) :].lstrip(b"\r\n")
+            return None
+        end = begin + int(length)
+        rest = data[end:].lstrip(b"\r\n")
         if rest and not RECORD_START.match(rest):
             detail = f"bytes after the {length} of this record that belong to no record"
             yield self._reject(before, "garbage", detail)
+        return None if self._codec else self._first_record(before + end, offset)
 
     def _strangers(self, start: int, stop: int | None, lacking: int) -> Iterator[Reject]:
         """Names what stands in [start, stop) and is no record.
@@ -349,6 +363,16 @@ class _Reader:
             return compression.head(self._codec, self._stream, offset, size)
         self._stream.seek(offset)
         return self._stream.read(size)
+
+
+def _parse(source: Any) -> ArchiveIterator:
+    return ArchiveIterator(
+        source,
+        parse_http=False,
+        quirks_mode=True,
+        max_header_len=_MAX_HEADER_BYTES,
+        fsspec_args=False,
+    )
 
 
 class _Source:

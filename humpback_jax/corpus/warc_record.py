@@ -15,7 +15,7 @@ RECORD_START = re.compile(rb"WARC/[01]\.\d+\r?\n")
 # Inside a body, only the head of another record looks like the first; at its end, the others are
 # one that Content-Length cuts in two, and FastWARC would then skip that record without a word.
 _SWALLOWED = re.compile(rb"\r?\n\r?\nWARC/[01]\.\d+\r?\n(?:[\w-]+:[^\n]*\n){2}")
-_CUT_HEADER = re.compile(rb"\r?\n\r?\nWARC/[01]\.\d+\r?\n[^<]*\Z")
+_CUT_HEADER = re.compile(rb"\r?\n\r?\nWARC/[01]\.\d+\r?\n(?:[\w-]+:[^\n]*\n)?[^\n]*\Z")
 _CUT_NAME = re.compile(rb"\r?\n\r?\nW(?:A(?:R(?:C(?:/[\d.]*\r?)?)?)?)?\Z")
 _NAME_BYTES = 16
 _HEADER_LINE = re.compile(rb"([\w-]+):[ \t]*([^\r\n]*)\r?\n")
