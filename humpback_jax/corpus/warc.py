@@ -143,6 +143,10 @@ class _Reader:
                 yield self._reject(offset, reason, str(error))
             if is_here or self._codec is None:
                 return self._resume(offset)
+        if self._codec is None:
+            if not found:
+                return self.boundary(start + 1)
+            return (yield from self._plain_gap(offset, None))
         return (yield from self._after(offset, start))
 
     def _resume(self, offset: int) -> int | None:
@@ -173,21 +177,22 @@ class _Reader:
     ) -> tuple[Page | Reject | None, bool]:
         """Returns what a record holds, and whether reading must start anew after it."""
         headers = {name.lower(): value for name, value in record.headers}
-        length = headers.get("content-length", "").strip()
         kind, is_page = record.record_type, bool(record.record_type & warc_record.PAGE_TYPES)
         self._size = None
-        if not length and (is_page or kind & WarcRecordType.unknown):
+        is_lacking = not headers.get("content-length", "").strip()
+        if is_lacking and (is_page or kind & WarcRecordType.unknown):
             headers, repaired = self._reread(offset)
             if repaired is not None and headers.get("warc-type") in ("response", "resource"):
                 return self._page(headers, offset, repaired), False
-        fault = warc_record.fault_of(length, body, self._max_page_bytes)
+        fault = warc_record.fault_of(headers, body, self._max_page_bytes)
         # What is no page is of no interest, unless it runs on into pages or the file's end.
         if fault is not None and (is_page or (fault.is_cut and self._is_loss(fault.reason))):
             record_id = warc_record.record_id(headers)
             return self._reject(offset, fault.reason, fault.detail, record_id), fault.is_cut
-        if fault is None:
+        length = warc_record.length_of(headers)
+        if fault is None and length is not None:
             lines = sum(map(len, headers)) + sum(map(len, headers.values())) + 2 * len(headers)
-            self._size, self._slack = lines + int(length), 24 + 3 * len(headers)
+            self._size, self._slack = lines + length, 24 + 3 * len(headers)
         return (self._page(headers, offset, body) if is_page else None), False
 
     def _is_loss(self, reason: str) -> bool:
@@ -204,10 +209,9 @@ class _Reader:
         with _kept_position(self._stream):
             data = self._bytes_at(offset, self._max_page_bytes)
         headers, begin = warc_record.header_of(data)
-        length = headers.get("content-length", "")
-        if begin < 0 or not length.isdigit() or len(data) < begin + int(length):
-            return headers, None
-        return headers, data[begin : begin + int(length)]
+        end = warc_record.end_of(data)
+        is_whole = end is not None and end <= len(data)
+        return headers, data[begin:end] if is_whole else None
 
     def _reject(self, offset: int, reason: str, detail: str, record_id: str = "") -> Reject:
         reject = reject_at(self._name, offset, reason, detail, record_id)
@@ -218,8 +222,7 @@ class _Reader:
 
     def _after(self, last: int, start: int) -> Generator[Reject, None, int | None]:
         """Checks what follows the last record that was read whole; returns where to go on."""
-        if self._codec is None:
-            return None
+        assert self._codec is not None
         origin = last if self._starts_member(last) else start
         end = self._end_of(origin)
         while end is not None and end < last:  # members of several records, all of them read
@@ -268,18 +271,28 @@ class _Reader:
         return self._size is not None and self._slack < size - self._size < _MAX_EXCESS
 
     def _excess(self, before: int, offset: int) -> Generator[Reject, None, int | None]:
+        if self._codec is None:
+            return (yield from self._plain_gap(before, offset))
         size = (self._size or 0) + 2 * self._slack
-        data = self._bytes_at(before, size if self._codec else min(size, offset - before))
-        headers, begin = warc_record.header_of(data)
-        length = headers.get("content-length", "")
-        if begin < 0 or not length.isdigit():
-            return None
-        end = begin + int(length)
-        rest = data[end:].lstrip(b"\r\n")
+        data = self._bytes_at(before, size)
+        end = warc_record.end_of(data)
+        rest = b"" if end is None else data[end:].lstrip(b"\r\n")
         if rest and not RECORD_START.match(rest):
-            detail = f"bytes after the {length} of this record that belong to no record"
-            yield self._reject(before, "garbage", detail)
-        return None if self._codec else self._first_record(before + end, offset)
+            yield self._reject(before, "garbage", "more bytes than this record's Content-Length")
+        return None
+
+    def _plain_gap(self, before: int, stop: int | None) -> Generator[Reject, None, int | None]:
+        """Names bytes between a record and `stop`; returns a record that stands there."""
+        end = warc_record.end_of(self._bytes_at(before, _MAX_HEADER_BYTES))
+        if end is None:
+            return self.boundary(before + 1, stop)
+        position = self._first_record(before + end, stop)
+        limit = size_of(self._stream) if position is None and stop is None else position or stop
+        assert limit is not None
+        gap = self._bytes_at(before + end, max(min(limit - before - end, 1 << 16), 0))
+        if gap.strip(b"\r\n"):
+            yield self._reject(before + end, "garbage", "bytes that belong to no record")
+        return position
 
     def _strangers(self, start: int, stop: int | None, lacking: int) -> Iterator[Reject]:
         """Names what stands in [start, stop) and is no record.

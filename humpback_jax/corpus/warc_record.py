@@ -19,6 +19,7 @@ _CUT_HEADER = re.compile(rb"\r?\n\r?\nWARC/[01]\.\d+\r?\n(?:[\w-]+:[^\n]*\n)?[^\
 _CUT_NAME = re.compile(rb"\r?\n\r?\nW(?:A(?:R(?:C(?:/[\d.]*\r?)?)?)?)?\Z")
 _NAME_BYTES = 16
 _HEADER_LINE = re.compile(rb"([\w-]+):[ \t]*([^\r\n]*)\r?\n")
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _BLANK_LINE = re.compile(rb"\r?\n")
 _CORPUS_IDS = ("clueweb22-id", "warc-trec-id", "warc-record-id")
 
@@ -73,6 +74,12 @@ def _primary(headers: dict[str, str]) -> frozenset[int] | None:
     return frozenset(int(word) for word in words if word.isdecimal())
 
 
+def length_of(headers: dict[str, str]) -> int | None:
+    """Returns the Content-Length of a record, None if there is none that can be one."""
+    text = headers.get("content-length", "").strip()
+    return int(text) if _LENGTH.fullmatch(text) else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Fault:
     """Why a record cannot be used, and whether what follows it must be looked for."""
@@ -82,21 +89,22 @@ class Fault:
     is_cut: bool
 
 
-def fault_of(length: str, body: bytes, max_page_bytes: int) -> Fault | None:
+def fault_of(headers: dict[str, str], body: bytes, max_page_bytes: int) -> Fault | None:
     """Returns what is wrong with a record's length, None if nothing is.
 
     Args:
-      length: its Content-Length as it stands.
+      headers: of the record.
       body: the block as it was read by that length, cut one byte after `max_page_bytes`.
       max_page_bytes: see `body`.
     """
-    if not length:
+    text, length = headers.get("content-length", "").strip(), length_of(headers)
+    if not text:
         return Fault("bad_header", "the header has no Content-Length", False)
-    if not (length.isascii() and length.isdigit()):
-        return Fault("bad_length", f"Content-Length is {length!r}", False)
+    if length is None:
+        return Fault("bad_length", f"Content-Length is {text[:100]!r}", False)
     if _runs_on(body):
         return Fault("bad_length", f"Content-Length {length} runs into the next record", True)
-    if len(body) < min(int(length), max_page_bytes):
+    if len(body) < min(length, max_page_bytes):
         detail = f"Content-Length is {length}, only {len(body)} bytes follow"
         return Fault("truncated", detail, True)
     return None
@@ -105,6 +113,16 @@ def fault_of(length: str, body: bytes, max_page_bytes: int) -> Fault | None:
 def is_followed_by_record(data: bytes) -> bool:
     """Returns whether `data` begins with the two line ends after a record, and the next record."""
     return any(_SWALLOWED.match(data, position) for position in range(3))
+
+
+def end_of(data: bytes) -> int | None:
+    """Returns where the record at the start of `data` ends by its Content-Length, None if unknown.
+
+    The end may lie behind that of `data`.
+    """
+    headers, begin = header_of(data)
+    length = length_of(headers)
+    return None if begin < 0 or length is None else begin + length
 
 
 def _runs_on(body: bytes) -> bool:

@@ -144,7 +144,10 @@ def test_content_length_that_runs_into_other_records(tmp_path, compressed, exces
     assert [(r.reason, r.record_id) for r in rejects] == [("bad_length", "urn:uuid:1")]
 
 
-@pytest.mark.parametrize(("value", "reason"), [("many", "bad_length"), (None, "bad_header")])
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [("many", "bad_length"), ("9" * 5000, "bad_length"), ("²", "bad_length"), (None, "bad_header")],
+)
 def test_content_length_that_is_no_number(tmp_path, value, reason):
     content = b"".join(members(record(1, Content_Length=value), record(2)))
     pages, rejects = read(tmp_path, content)
@@ -262,7 +265,7 @@ def test_content_length_that_leaves_text_out(tmp_path, compress):
     parts = [record(0), record(1, long, Content_Length=str(len(RESPONSE))), record(2)]
     pages, rejects = read(tmp_path, b"".join(map(compress, parts)), "a.warc")
     assert len(pages) == 3
-    assert [(r.reason, "belong to no record" in r.detail) for r in rejects] == [("garbage", True)]
+    assert [r.reason for r in rejects] == ["garbage"]
 
 
 def test_request_that_runs_into_a_page_does_not_hide_it(tmp_path):
