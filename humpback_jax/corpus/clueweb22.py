@@ -18,9 +18,11 @@ from collections.abc import Iterator, Sequence
 from etils import epath
 
 from humpback_jax.corpus.page import reject_at
+from humpback_jax.corpus.storage import read_bytes
 from humpback_jax.records import Reject
 
 _FILE = re.compile(r"(?P<stream>\w+?\d\d)\d\d-\d\d(?P<kind>\.warc|\.json)(?:\.gz)?$")
+_NUMBER = re.compile(rb"[0-9]{1,18}")
 _NO_RECORDS = ("garbage", "not_warc")
 
 
@@ -32,7 +34,7 @@ class Expected:
       offset_file: where their offsets stand, "" if nowhere.
       offsets: of the documents, and of the end of the last.
       count: of the documents, where there are no offsets.
-      fault: why the offset file is of no use, as a sentence.
+      fault: why the offset file, or the count, is of no use, as a sentence.
     """
 
     offset_file: str = ""
@@ -56,20 +58,28 @@ def expected_documents(file: str) -> Expected | None:
     is_html = match["kind"] == ".warc"
     offsets = path.parent / (stem + (".warc.offset" if is_html else ".offset"))
     if offsets.exists():
-        return _parse_offsets(str(offsets), offsets.read_bytes())
+        return _parse_offsets(str(offsets), read_bytes(str(offsets)))
     if len(path.parents) > 4:
         folder = path.parents[4] / "record_counts" / ("html" if is_html else "txt")
         counts = folder / f"{match['stream']}_counts.csv"
         if counts.exists():
-            rows = csv.reader(counts.read_text().splitlines())
-            found = [int(row[1]) for row in rows if len(row) > 1 and row[0] == stem]
-            return Expected(count=found[0]) if found else None
+            return _parse_count(str(counts), stem, read_bytes(str(counts)))
     return None
+
+
+def _parse_count(file: str, stem: str, content: bytes) -> Expected | None:
+    rows = csv.reader(content.decode("utf-8", "replace").splitlines())
+    found = next((row[1] for row in rows if len(row) > 1 and row[0] == stem), None)
+    if found is None:
+        return None
+    if not _NUMBER.fullmatch(found.encode()):
+        return Expected(fault=f"{file} has no number for {stem}: fetch it again")
+    return Expected(count=int(found))
 
 
 def _parse_offsets(file: str, content: bytes) -> Expected:
     words = content.split()
-    if not words or not all(map(bytes.isdigit, words)):
+    if not words or not all(map(_NUMBER.fullmatch, words)):
         return Expected(file, fault=f"{file} is no list of offsets: fetch it again")
     offsets = [int(word) for word in words]
     if any(after <= before for before, after in itertools.pairwise(offsets)):

@@ -217,7 +217,7 @@ class _Lines:
         """Returns where reading goes on after damage; the line that was begun is lost with it."""
         assert self._codec is not None
         cutter.drop()
-        found = compression.find(self._stream, self._codec.magic, self._is_intact, member + 1)
+        found = compression.find(self._stream, self._codec.magic, self._is_start, member + 1)
         self.lost.append((member + 1, found))
         return found
 
@@ -226,8 +226,13 @@ class _Lines:
         self._stream.seek(offset)
         return self._stream.read(len(self._codec.magic)) == self._codec.magic
 
-    def _is_intact(self, offset: int) -> bool:
+    def _is_start(self, offset: int) -> bool:
+        """Returns whether a member starts here: it begins with a line, or is whole."""
         assert self._codec is not None
+        if self._is_line(offset):
+            return True
+        if self._is_by_line:
+            return False
         try:
             return compression.measure(self._codec, self._stream, offset)[1] > 0
         except DamageError:

@@ -30,6 +30,12 @@ def open_storage(file: str) -> Iterator[BinaryIO]:
         yield cast(BinaryIO, buffered)
 
 
+def read_bytes(file: str) -> bytes:
+    """Returns the content of a small file; raises UnreadableError as `open_storage` does."""
+    with open_storage(file) as stream:
+        return stream.read()
+
+
 class _Storage(io.RawIOBase):
     """A file whose failing reads are no OSError, which readers take for damaged data."""
 

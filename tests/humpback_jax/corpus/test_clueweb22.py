@@ -122,7 +122,12 @@ def test_offsets_that_disagree_are_named_and_stop_the_job(tree, kind, change, sa
 @KINDS
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("offsets", "is no list of offsets"), ("", "is no list"), ("9\n7\n", "do not ascend")],
+    [
+        ("offsets", "is no list of offsets"),
+        ("", "is no list"),
+        ("9" * 5000, "is no list"),
+        ("9\n7\n", "do not ascend"),
+    ],
 )
 def test_offset_file_that_is_none(tree, kind, content, says):
     offset_path(tree, kind, NAME).write_text(content)
@@ -132,6 +137,18 @@ def test_offset_file_that_is_none(tree, kind, content, says):
         pages, rejects = read(tree, kind, SKIP, size)
         assert len(pages) == 8
         assert [r.reason for r in rejects] == ["bad_offsets"]
+
+
+@KINDS
+def test_record_count_that_is_no_number(tree, kind):
+    offset_path(tree, kind, NAME).unlink()
+    counts = tree / "record_counts" / kind / "en00_counts.csv"
+    counts.write_text(f"{NAME},many\n")
+    with pytest.raises(UserError, match=rf"en00_counts\.csv has no number for {NAME}"):
+        read(tree, kind, ReadConfig())
+    assert [r.reason for r in read(tree, kind, SKIP, 300)[1]] == ["bad_offsets"]
+    counts.write_text("en0000-07,3\n")
+    assert read(tree, kind, ReadConfig())[1] == []
 
 
 def test_primary_content_only(tree):

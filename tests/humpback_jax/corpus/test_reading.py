@@ -117,6 +117,10 @@ def test_damaged_members_of_json_lines_are_read_past(tmp_path, compress):
     pages, rejects = read(path)
     assert [p.url[-1] for p in pages] == ["0", "1", "3", "4", "5"]
     assert reasons(rejects) == ["damaged"]
+    if compress is gzipped:  # a frame of zstd has no beginning where its only block is spoilt
+        spoilt_end = members[3][:-9] + b"\xff" * 9
+        path.write_bytes(b"".join([*members[:2], spoilt, spoilt_end, *members[4:]]))
+        assert reasons(read(path)[1]) == ["damaged", "damaged"]
     path.write_bytes(b"".join([*members[:2], b"rubbish", *members[2:]]))
     assert (len(read(path)[0]), reasons(read(path)[1])) == (6, ["garbage"])
     path.write_bytes(b"".join(members)[:-15])
