@@ -18,7 +18,7 @@ from humpback_jax.corpus.contamination import EvaluationGrams, load_evaluation
 from humpback_jax.corpus.header_filter import NAVIGATION_HEADERS, NAVIGATION_WORDS, capital_share
 from humpback_jax.corpus.html import PageError
 from humpback_jax.corpus.identity import node_id, site_of
-from humpback_jax.corpus.language import page_language
+from humpback_jax.corpus.language import LATIN, other_script, page_language
 from humpback_jax.corpus.near_duplicates import MinHash
 from humpback_jax.corpus.page import MAX_PAGE_BYTES, Page
 from humpback_jax.corpus.personal_data import DETECTORS
@@ -44,7 +44,7 @@ FUNNEL: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 _SHARES = (
     *("max_capital_share", "max_link_density", "max_repetition", "repetition_similarity"),
-    "near_threshold",
+    *("max_other_script", "near_threshold"),
 )
 # Reasons for which `select` rejects a whole page.
 PAGE_REASONS = ("blocked",)
@@ -60,9 +60,11 @@ class SegmentFilters:
       max_length: most characters of a segment (the paper: 3,000).
       language: two-letter code the page must be in, as the archive declares it or as detected
         from its text; "" switches the filter off.
+      max_other_script: most letters that are not Latin, as a share of a segment's letters, where
+        `language` is written in Latin letters: pages in two languages, translations half done.
+      reject_upper: reject headers in capitals only, as the paper does.
       max_header_length: most characters of a header; longer ones are paragraphs in disguise.
-      max_capital_share: most capitals among a header's letters; a header of capitals only is
-        always rejected.
+      max_capital_share: most capitals among a header's letters.
       navigation_words: a header with one of these in it, as whole words, is rejected.
       navigation_headers: a header that is one of these is rejected.
       max_link_density: most characters inside links, as a share of the text.
@@ -94,12 +96,14 @@ class SegmentFilters:
     min_length: int = 600
     max_length: int = 3000
     language: str = "en"
+    max_other_script: float = 0.1
+    reject_upper: bool = True
     max_header_length: int = 200
     max_capital_share: float = 0.6
     navigation_words: Sequence[str] = NAVIGATION_WORDS
     navigation_headers: Sequence[str] = NAVIGATION_HEADERS
     max_link_density: float = 0.3
-    max_repetition: float = 0.3
+    max_repetition: float = 0.4
     repetition_similarity: float = 0.7
     repetition_ngram: int = 3
     repetition_min_words: int = 3
@@ -177,6 +181,7 @@ class SegmentFilters:
             header,
             self.max_header_length,
             self.max_capital_share,
+            self.reject_upper,
             self.navigation_words,
             self.navigation_headers,
         )
@@ -203,6 +208,8 @@ class SegmentFilters:
         if link_density > self.max_link_density:
             return "links", None
         text = node.text()
+        if self.language in LATIN and other_script(text) > self.max_other_script:
+            return "language", None
         repeated = repetition(
             text, self.repetition_ngram, self.repetition_min_words, self.repetition_similarity
         )

@@ -30,6 +30,7 @@ def judge_header(
     header: str,
     max_length: int,
     max_capital_share: float,
+    reject_upper: bool,
     navigation_words: Sequence[str],
     navigation_headers: Sequence[str],
 ) -> str:
@@ -38,7 +39,8 @@ def judge_header(
     Args:
       header: on one line.
       max_length: most characters; longer ones are paragraphs in disguise.
-      max_capital_share: most capitals among its letters.
+      max_capital_share: most capitals among its letters, if it has others too.
+      reject_upper: it is not to be in capitals only.
       navigation_words: none of these is to be in it, as whole words.
       navigation_headers: it is to be none of these.
     """
@@ -46,8 +48,9 @@ def judge_header(
         return "header_empty"
     if sum(map(str.isalpha, header)) > 1:
         if header.isupper():
-            return "header_upper"
-        if capital_share(header) > max_capital_share:
+            if reject_upper:
+                return "header_upper"
+        elif capital_share(header) > max_capital_share:
             return "header_capitals"
     words = " ".join(_WORD.findall(header.casefold()))
     if words in navigation_headers or len(header) > max_length:

@@ -12,7 +12,7 @@ from humpback_jax.corpus.filters import FUNNEL, SegmentFilters, funnel, select
 from humpback_jax.corpus.header_filter import capital_share
 from humpback_jax.corpus.html import PageError
 from humpback_jax.corpus.identity import node_id, sample_key, site_of
-from humpback_jax.corpus.language import page_language
+from humpback_jax.corpus.language import other_script, page_language
 from humpback_jax.corpus.page import Page
 from humpback_jax.corpus.segments import page_headers
 from humpback_jax.corpus.warc import read_pages
@@ -111,6 +111,23 @@ def test_language_is_declared_or_detected():
     assert page_language(page("", language="zh_chs"), []) == "zh"
 
 
+def test_segment_in_another_script_is_in_another_language():
+    chinese = "\u5411\u91cf\u901a\u8fc7\u6574\u6570\u7d22\u5f15\u5b58\u50a8\u503c" * 3
+    html = f"<h2>Bread</h2>{WORDS}<h2>Vectors</h2>{WORDS}{chinese}"
+    assert judge(html) == {"Bread": "", "Vectors": "language"}
+    assert judge(html, dataclasses.replace(SHORT, max_other_script=1.0))["Vectors"] == ""
+    assert judge(html, dataclasses.replace(SHORT, language=""))["Vectors"] == ""
+    assert judge(html, dataclasses.replace(SHORT, language="zh"), language="zh")["Vectors"] == ""
+    assert other_script("Rust: \u30c1\u30e3") == 2 / 6
+    assert other_script("na\u00efve \u0142\u00f3d\u017a \u1ec7") == other_script("") == 0.0
+
+
+def test_headers_in_capitals_are_an_option():
+    kept = dataclasses.replace(SHORT, reject_upper=False)
+    assert kept.judge_header("DESCRIPTION") == ""
+    assert kept.judge_header("DIY HTML CSS in PHP") == "header_capitals"
+
+
 def test_language_is_not_detected_where_no_segment_has_the_length(monkeypatch):
     asked = []
     monkeypatch.setattr(filters_module, "page_language", lambda *a: asked.append(1) or "en")
@@ -163,8 +180,9 @@ def test_page_on_the_blocklist_is_rejected_as_a_whole(tmp_path):
 
 def test_repetitive_text_is_rejected():
     again = "The dough rests in a warm place until it has grown. "
+    long = dataclasses.replace(SHORT, max_length=500)
     assert judge(f"<h2>Bread</h2>{WORDS}{again}") == {"Bread": ""}
-    assert judge(f"<h2>Bread</h2>{WORDS}{again * 2}") == {"Bread": "repetitive"}
+    assert judge(f"<h2>Bread</h2>{WORDS}{again * 4}", long) == {"Bread": "repetitive"}
     paper = dataclasses.replace(SHORT, max_repetition=0.0)
     assert judge(f"<h2>Bread</h2>{WORDS}{again}", paper) == {"Bread": "repetitive"}
     exact = dataclasses.replace(paper, repetition_similarity=0.95)

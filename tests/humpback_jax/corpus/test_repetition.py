@@ -1,3 +1,4 @@
+import itertools
 import random
 
 import pytest
@@ -41,7 +42,7 @@ def test_repetition_equals_comparing_with_every_sentence_that_is_new():
         new, repeated = [], 0
         for sentence in sentences(text):
             words = sentence.rstrip(".").split()
-            grams = set(zip(words, words[1:], strict=False))
+            grams = set(itertools.pairwise(words))
             if not grams:
                 continue
             if any(len(grams & other) / len(grams | other) > 0.5 for other in new):
@@ -76,7 +77,7 @@ def lines(template, number=9):
     ],
 )
 def test_junk_is_mostly_said_before(junk):
-    assert repetition(junk, 3, 3, 0.7) > 0.3
+    assert repetition(junk, 3, 3, 0.7) > 0.4
 
 
 def test_good_text_may_say_a_thing_twice():
