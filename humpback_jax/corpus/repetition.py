@@ -6,26 +6,28 @@ makes a text worthless is that much of it is said twice (docs/corpus.md has the 
 """
 
 import re
+from collections.abc import Iterator
 
-_SENTENCE_END = re.compile(r"(?<=[.!?\u3002])[\"'\u201d\u2019)\]]*\s+|\n+")
+# One set of characters in front lets the engine skip to the next of them.
+_SENTENCE_END = re.compile(r"[.!?\u3002\n](?:(?<=\n)\s*|[\"'\u201d\u2019)\]]*\s+)")
 # Words of letters: rows of numbers in tables and code are no repetition.
 _WORD = re.compile(r"[^\W\d_]+")
 _ASCII_WORD = re.compile(r"[a-z]+")
 
 
 def sentences(text: str) -> list[str]:
-    """Splits text at line breaks and at sentence ends: "One. Two!" -> ["One.", "Two!"]."""
-    return [s for s in _SENTENCE_END.split(text) if s]
+    """Splits text at line breaks and after sentences: "One. Two!" -> ["One", "Two!"]."""
+    return _SENTENCE_END.split(text)
 
 
 def repetition(text: str, ngram: int, min_words: int, similarity: float) -> float:
     """Returns the share of the text's characters in sentences that repeat an earlier one.
 
-    A sentence repeats another if the Jaccard similarity of their word n-grams is larger than
-    `similarity`. Only sentences of which enough n-grams were seen before are compared, so that a
-    text without repetition costs one pass.
+    A sentence repeats another, which repeats none, if the Jaccard similarity of their word n-grams
+    is larger than `similarity`. Only a sentence that adds few new n-grams is compared with others,
+    so that a text without repetition costs one pass.
 
-        "Add it to the cart now. It is red. Add it to the cart now."    ->    23 / 58
+        "Add it to the cart now. It is red. Add it to the cart now!"    ->    23 / 58
 
     Args:
       text: lines and sentences.
@@ -34,23 +36,28 @@ def repetition(text: str, ngram: int, min_words: int, similarity: float) -> floa
       similarity: above this two sentences are nearly the same.
     """
     folded = text.casefold()
-    word = _ASCII_WORD if folded.isascii() else _WORD
-    fewest = max(min_words, ngram)
-    earlier: list[set[tuple[str, ...]]] = []
+    find = (_ASCII_WORD if folded.isascii() else _WORD).findall
     seen: set[tuple[str, ...]] = set()
+    earlier: list[list[str]] = []
+    earlier_grams: list[set[tuple[str, ...]]] = []
     repeated = 0
     for sentence in sentences(folded):
-        words = word.findall(sentence)
-        if len(words) < fewest:
+        words = find(sentence)
+        if len(words) < max(min_words, ngram):
             continue
-        grams = set(zip(*(words[i:] for i in range(ngram)), strict=False))
-        if len(grams & seen) > similarity * len(grams) and _is_similar(grams, earlier, similarity):
-            repeated += len(sentence)
-        else:
-            # What repeats another may be left out: the other stands for it.
-            earlier.append(grams)
-            seen |= grams
+        before = len(seen)
+        seen.update(_ngrams(words, ngram))
+        if len(seen) - before < (1 - similarity) * (len(words) - ngram + 1):
+            earlier_grams += [set(_ngrams(w, ngram)) for w in earlier[len(earlier_grams) :]]
+            if _is_similar(set(_ngrams(words, ngram)), earlier_grams, similarity):
+                repeated += len(sentence)
+                continue
+        earlier.append(words)
     return repeated / len(folded) if folded else 0.0
+
+
+def _ngrams(words: list[str], ngram: int) -> Iterator[tuple[str, ...]]:
+    return zip(words, *[words[i:] for i in range(1, ngram)], strict=False)
 
 
 def _is_similar(grams: set, others: list[set], similarity: float) -> bool:

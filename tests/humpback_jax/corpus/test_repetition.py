@@ -13,15 +13,15 @@ BREAD = (
 
 def test_sentences_end_at_points_and_lines():
     assert sentences('One. "Two!" Three\n\nfour 1.5 five') == [
-        "One.",
-        '"Two!',
+        "One",
+        '"Two',
         "Three",
         "four 1.5 five",
     ]
 
 
 def test_repetition_is_the_share_of_what_was_said_before():
-    assert repetition("Add it to the cart now. It is red. Add it to the cart now.", 3, 3, 0.7) == (
+    assert repetition("Add it to the cart now. It is red. Add it to the cart now!", 3, 3, 0.7) == (
         23 / 58
     )
     assert repetition("Same words here.\nsame WORDS here!", 2, 1, 0.7) == 16 / 33
