@@ -64,8 +64,10 @@ def f1(expected: str, found: str) -> float:
 def main_content(page: dict) -> str:
     """Returns what a reader takes for the content of a page of tests/data/pages."""
     kept = [page["segments"][index] for index in page["main"]]
-    texts = [f"{segment['path'][-1]}\n{segment['text']}" for segment in kept]
-    return "\n".join([page["before"], *texts])
+    text = "\n".join(f"{segment['path'][-1]}\n{segment['text']}" for segment in kept)
+    for part in page["without"]:
+        text = text.replace(part, "", 1)
+    return f"{page['also']}\n{text}"
 
 
 def content(peer_python: str) -> dict:
