@@ -4,13 +4,14 @@ import argparse
 from collections.abc import Sequence
 
 from humpback_jax.errors import UsageError
+from launch import inspection
 
 DTYPES = ("bfloat16", "float16", "float32")
 
 
 def add_parser(commands, pod_flags: argparse.ArgumentParser) -> None:
     """Adds the command and its subcommands to what `add_subparsers` gave."""
-    text = "import and export the folders of models"
+    text = "look into checkpoints; import and export the folders of models"
     parser = commands.add_parser("ckpt", help=text, description=text)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
@@ -27,11 +28,17 @@ def add_parser(commands, pod_flags: argparse.ArgumentParser) -> None:
         command.add_argument("source", metavar="SRC")
         command.add_argument("destination", metavar="DST")
         command.add_argument("--dtype", choices=DTYPES, help="by default, the one of SRC")
+    inspection.add_parsers(actions)
     take.add_argument("--max_length", type=int, help="tokens that a model of Meta's was made for")
 
 
+def looks_only(options: argparse.Namespace) -> bool:
+    """Returns whether a command looks into checkpoints and needs neither devices nor gin."""
+    return options.action in inspection.ACTIONS
+
+
 def run(options: argparse.Namespace, bindings: Sequence[str]) -> None:
-    """Runs the subcommand."""
+    """Runs a subcommand that imports or exports."""
     if options.gin_file or bindings:
         from launch import configuration
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from humpback_jax.errors import UsageError, UserError
 from humpback_jax.hardware import TPU_COMPILER_OPTIONS
-from launch import ckpt
+from launch import ckpt, inspection
 from launch.plan import flags as plan_flags
 
 _SINGLE = {
@@ -82,20 +82,24 @@ def _split_bindings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return rest, bindings
 
 
-def _run(arguments: Sequence[str]) -> None:
+def _run(arguments: Sequence[str]) -> int:
+    """Runs a command and returns the exit code."""
     rest, bindings = _split_bindings(arguments)
     options = _parser().parse_args(rest)
     if options.command == "status":
         from launch import status
 
         print(status.describe(options.run_dir))
-        return
+        return 0
+    if options.command == "ckpt" and ckpt.looks_only(options):
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        return inspection.run(options)
     search = [path for path in options.gin_search_paths.split(",") if path]
     if options.command == "plan":
         from launch.plan import command
 
         command.run(options, bindings, search)
-        return
+        return 0
     from humpback_jax import distributed
 
     if options.distributed or options.coordinator_address or options.process_count:
@@ -104,7 +108,7 @@ def _run(arguments: Sequence[str]) -> None:
         )
     if options.command == "ckpt":
         ckpt.run(options, bindings)
-        return
+        return 0
     from launch import configuration, loop
     from launch.context import Context
     from launch.recipe import Recipe
@@ -115,13 +119,14 @@ def _run(arguments: Sequence[str]) -> None:
         from launch import explain
 
         explain.run(context, options.explain)
-        return
+        return 0
     name = "" if options.command == "run" else _stage_name(options, context.recipe)
     loop.describe_run(context)
     if name:
         loop.run_stage(context, name)
     else:
         loop.run(context)
+    return 0
 
 
 def _stage_name(options: argparse.Namespace, recipe) -> str:
@@ -154,11 +159,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
     _set_environment()
     try:
-        _run(sys.argv[1:] if arguments is None else arguments)
+        return _run(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         print(f"humpback: {error}", file=sys.stderr)
         return error.exit_code
-    return 0
 
 
 if __name__ == "__main__":

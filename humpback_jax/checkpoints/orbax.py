@@ -18,14 +18,17 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 from orbax.checkpoint._src.path import step as step_lib
 
-from humpback_jax.checkpoints.checksum import checksums
+from humpback_jax import distributed
+from humpback_jax.checkpoints import seal
+from humpback_jax.checkpoints.checksum import CHECKSUMS, checksums
 from humpback_jax.checkpoints.checksum import fingerprint as digest
 from humpback_jax.errors import UserError
 
 __all__ = ["Checkpointer", "digest", "restore_params", "save_params", "step_path"]
 
+# What is read and decompressed at once by whoever looks into a checkpoint.
+_CHUNK_BYTES = 64 << 20
 _NAMES = step_lib.standard_name_format(step_prefix="checkpoint")
-_CHECKSUMS = "checksums"
 _REMEDY = (
     "delete that folder and run the same command again: a training that is not done goes on from "
     "the checkpoint before, what is done is made anew once its stage folder is deleted too"
@@ -44,8 +47,9 @@ class Checkpointer:
     `check` or `wait`, so it is never missed.
     """
 
-    def __init__(self, folder: epath.PathLike, keep: int = 2):
-        """Opens a model directory, whose last `keep` steps are kept."""
+    def __init__(self, folder: epath.PathLike, keep: int = 2, context: ocp.Context | None = None):
+        """Opens a model directory, whose last `keep` steps are kept; saves under `context`."""
+        self._context = context
         self.folder = epath.Path(folder).resolve()
         policies = ocp.training
         self._orbax = policies.Checkpointer(
@@ -85,10 +89,15 @@ class Checkpointer:
         The arrays are copied before this returns, so they may be donated.
         """
         self.wait()
-        metadata: Any = {_CHECKSUMS: checksums(state)}
+        metadata: Any = {CHECKSUMS: checksums(state)}
         items = {"state": state, "data": data}
+        context = ocp.Context(self._context)
+        context.array.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
         try:
-            response = self._orbax.save_checkpointables_async(step, items, custom_metadata=metadata)
+            with context:
+                response = self._orbax.save_checkpointables_async(
+                    step, items, custom_metadata=metadata
+                )
         except (OSError, ValueError) as error:  # a full disk is a ValueError of tensorstore
             raise self._failure(step, error) from error
         self._pending = (step, response)
@@ -110,6 +119,8 @@ class Checkpointer:
             raise self._failure(step, error) from error
         if step not in self.steps:
             raise self._failure(step, RuntimeError("it was not committed"))
+        if distributed.is_primary():
+            seal.write_seal(step_path(self.folder, step))
 
     def _failure(self, step: int, error: Exception) -> UserError:
         reason = _one_line(error)
@@ -147,7 +158,7 @@ def save_params(folder: epath.PathLike, step: int, params: Any) -> None:
     shards = [s.data.nbytes for x in jax.tree.leaves(params) for s in x.addressable_shards]
     context = ocp.Context()
     context.memory.write_concurrent_bytes = max(shards, default=0) + 1
-    with Checkpointer(folder) as checkpointer, context:
+    with Checkpointer(folder, context=context) as checkpointer:
         if step in checkpointer.steps:
             checkpointer._orbax.delete(step)
         checkpointer.save(step, {"params": params}, {"batches": 0})
@@ -199,7 +210,7 @@ def _check_sums(path: epath.Path, state: Any) -> None:
     """Raises UserError naming the leaves that are not what was saved."""
     with _readable(path):
         metadata: Any = ocp.checkpointables_metadata(path).custom_metadata or {}
-    saved = metadata.get(_CHECKSUMS)
+    saved = metadata.get(CHECKSUMS)
     if saved is None:
         raise UserError(f"{path} is damaged or not of this project: it has no checksums; {_REMEDY}")
     wrong = [name for name, total in checksums(state).items() if saved.get(name) != total]
