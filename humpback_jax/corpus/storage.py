@@ -71,8 +71,9 @@ def size_of(stream: BinaryIO) -> int:
 def _named(file: str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except Exception as error:  # clients of cloud storage raise errors of their own
+        what = getattr(error, "strerror", None) or error
         raise UnreadableError(
-            f"{file} could not be read ({error.strerror or error}): check the file and its "
-            "permissions, then run the same command again; what is done is kept"
+            f"{file} could not be read ({what}): check the file and its permissions, then run the "
+            "same command again; what is done is kept"
         ) from error

@@ -5,6 +5,9 @@ import pathlib
 import shutil
 
 import pytest
+from clueweb22_tree import Document, write_tree
+from etils.epath import backend
+from fsspec.implementations.memory import MemoryFileSystem
 
 from beam_pipelines import segment_extract
 from beam_pipelines.corpus_files import find_files, survey
@@ -297,6 +300,51 @@ def test_large_files_are_divided_and_small_pages_put_together(tmp_path):
     assert parts[4] == Part(tuple(files[2:5]), folder=f"{tmp_path}/c")
     assert [len(p.files) for p in survey(files).parts(100)[-3:]] == [1, 2, 1]
     assert len(survey([f"{tmp_path}/absent"]).parts(100)) == 1
+
+
+class Bucket(MemoryFileSystem):
+    """Cloud storage in memory; its globs give names as those of gcsfs do."""
+
+    protocol = "gs"
+    store, pseudo_dirs = {}, [""]
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(str(path).removeprefix("gs:/"))
+
+    def glob(self, path, **options):
+        return [name.lstrip("/") for name in super().glob(path, **options)]
+
+
+def test_cloud_storage_gives_what_a_local_folder_gives(tmp_path, corpus, monkeypatch):
+    write_tree(
+        corpus / "cw",
+        {"en0000-00": [Document("http://c.w/", "<h1>Oven</h1>A hot place for all bread.")]},
+    )
+    (corpus / "pages").mkdir()
+    (corpus / "pages" / "a.html").write_text("<h1>Loaf</h1><p>Something that was baked.")
+    bucket = Bucket()
+    for path in corpus.rglob("*.*"):
+        bucket.pipe_file(f"gs://bucket/{path.relative_to(corpus)}", path.read_bytes())
+    names = [f"{n}.warc.gz" for n in range(3)]
+    bucket.pipe_file("gs://bucket/list.txt", "".join(f"gs://bucket/{n}\n" for n in names).encode())
+    monkeypatch.setenv("EPATH_USE_TF", "false")
+    monkeypatch.setattr(backend.fsspec_backend, "fs", lambda path: bucket)
+
+    def segments(name, patterns):
+        reading = ReadConfig(part_bytes=700)
+        run_segment(tmp_path / name, patterns, FILTERS, BEAM, 2, reading)
+        stage = StageDir(tmp_path / name, "segment")
+        return stage.summary()["pages"], [(s.segment_id, s.text) for s in stage.read(Segment)]
+
+    local = segments("local", f"{corpus}/*.gz, {corpus}/cw, {corpus}/pages/*.html")
+    cloud = segments("cloud", "@gs://bucket/list.txt, gs://bucket/cw, gs://bucket/pages/*.html")
+    assert cloud == local
+    assert {"A hot place for all bread.", "Something that was baked."} <= {
+        text for _, text in cloud[1]
+    }
+    with pytest.raises(UserError, match="matches no file"):
+        find_files("gs://bucket/absent/*.gz")
 
 
 @pytest.mark.parametrize("part_bytes", [700, 1500])
