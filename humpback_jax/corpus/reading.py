@@ -1,9 +1,9 @@
 """Pages out of the files of a corpus, whatever their format.
 
 A file is told by its name where that is plain, else by how its content begins: WARC (ClueWeb22,
-ClueWeb09 and ClueWeb12, Common Crawl, wget, browsertrix), ClueWeb22's txt, JSON lines, Parquet and
-HTML; WARC, JSON lines and HTML may be compressed with gzip or zstd. What is none of these is read
-as WARC, and is then one reject.
+ClueWeb09 and ClueWeb12, Common Crawl, wget), WACZ (browsertrix), ClueWeb22's txt, JSON lines,
+Parquet and HTML; WARC, JSON lines and HTML may be compressed with gzip or zstd. What is none of
+these is read as WARC, and is then one reject.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from humpback_jax.corpus.json_lines import read_json_lines
 from humpback_jax.corpus.page import Page, reject_at
 from humpback_jax.corpus.parquet_pages import read_parquet_pages
 from humpback_jax.corpus.storage import UnreadableError, open_storage
+from humpback_jax.corpus.wacz import read_wacz
 from humpback_jax.corpus.warc import read_pages
 from humpback_jax.errors import UsageError, UserError
 from humpback_jax.records import Reject
@@ -26,10 +27,13 @@ from humpback_jax.records import Reject
 BAD_FILE_REASONS = ("unreadable", "no_columns", "bad_offsets")
 
 _PACKED = r"(?:\.gz|\.zst|\.zstd)?$"
-_WARC_NAME = re.compile(r"\.warc" + _PACKED, re.IGNORECASE)
-_JSON_NAME = re.compile(r"\.(?:jsonl|ndjson|json)" + _PACKED, re.IGNORECASE)
-_HTML_NAME = re.compile(r"\.(?:html?|xhtml)" + _PACKED, re.IGNORECASE)
-_PARQUET_NAME = re.compile(r"\.parquet$", re.IGNORECASE)
+_NAMES = {
+    "warc": re.compile(r"\.warc" + _PACKED, re.IGNORECASE),
+    "wacz": re.compile(r"\.wacz$", re.IGNORECASE),
+    "json": re.compile(r"\.(?:jsonl|ndjson|json)" + _PACKED, re.IGNORECASE),
+    "parquet": re.compile(r"\.parquet$", re.IGNORECASE),
+    "html": re.compile(r"\.(?:html?|xhtml)" + _PACKED, re.IGNORECASE),
+}
 _SNIFFED = 4096
 _HTML_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
 
@@ -123,6 +127,9 @@ def _read_file(
         elif kind == "html":
             if start == 0:
                 yield from read_html_file(file, below(file, part.folder), max_page_bytes)
+        elif kind == "wacz":
+            if start == 0:
+                yield from read_wacz(file, max_page_bytes)
         else:
             yield from read_pages(file, max_page_bytes, start, end, config.primary_only)
     except UnreadableError as error:
@@ -131,22 +138,21 @@ def _read_file(
 
 def is_html_name(file: str) -> bool:
     """Returns whether a file is an HTML page by its name."""
-    return _HTML_NAME.search(file) is not None
+    return _NAMES["html"].search(file) is not None
 
 
 def is_corpus_name(file: str) -> bool:
     """Returns whether a file holds pages by its name."""
-    return any(p.search(file) for p in (_WARC_NAME, _JSON_NAME, _HTML_NAME, _PARQUET_NAME))
+    return any(name.search(file) for name in _NAMES.values())
 
 
 def format_of(file: str) -> str:
-    """Returns "warc", "json", "parquet" or "html".
+    """Returns "warc", "wacz", "json", "parquet" or "html".
 
     Raises:
       UnreadableError: the name does not say it, and the file cannot be opened.
     """
-    names = {"warc": _WARC_NAME, "parquet": _PARQUET_NAME, "html": _HTML_NAME, "json": _JSON_NAME}
-    found = next((kind for kind, name in names.items() if name.search(file)), "")
+    found = next((kind for kind, name in _NAMES.items() if name.search(file)), "")
     if found:
         return found
     with open_storage(file) as stream:

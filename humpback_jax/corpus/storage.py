@@ -62,6 +62,39 @@ class _Storage(io.RawIOBase):
         return self._stream.tell()
 
 
+def window(stream: BinaryIO, start: int, end: int) -> BinaryIO:
+    """Returns the bytes [start, end) of an open file as a file of their own."""
+    return cast(BinaryIO, io.BufferedReader(_Window(stream, start, end), BUFFER))
+
+
+class _Window(io.RawIOBase):
+    def __init__(self, stream: BinaryIO, start: int, end: int):
+        self._stream, self._start, self._end = stream, start, end
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        position = self._start + self._position
+        self._stream.seek(position)
+        data = self._stream.read(max(min(len(buffer), self._end - position), 0))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        base = (0, self._position, self._end - self._start)[whence]
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+
 def size_of(stream: BinaryIO) -> int:
     """Returns the size of an open file in bytes; the position is then at its end."""
     return stream.seek(0, io.SEEK_END)

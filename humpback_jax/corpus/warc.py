@@ -81,6 +81,11 @@ def read_pages(
             yield from reader.ledger.compare(name, expected, first, stop, size_of(stream))
 
 
+def read_archive(name: str, stream: BinaryIO, max_page_bytes: int) -> Iterator[Page | Reject]:
+    """Yields the pages of an open WARC file, as `read_pages` does, under the name given."""
+    yield from _Reader(name, stream, max_page_bytes, primary_only=False).read(0, None)
+
+
 class _Reader:
     """Reads one file in runs; a run ends at the end of its part or at damage."""
 

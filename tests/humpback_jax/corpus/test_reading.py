@@ -3,6 +3,7 @@ import io
 import itertools
 import json
 import pathlib
+import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -245,6 +246,78 @@ def test_damaged_html_file(tmp_path):
     (tmp_path / "b.html.gz").write_bytes(content[:12] + b"\xff" * 9 + content[21:])
     assert reasons(read(tmp_path / "a.html.gz")[1]) == ["truncated"]
     assert reasons(read(tmp_path / "b.html.gz")[1]) == ["damaged"]
+
+
+# What crawlers write.
+
+
+def response(url, body=HTML, kind="response", head="Content-Type: text/html", **headers):
+    block = (
+        body.encode() if kind == "resource" else f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}".encode()
+    )
+    fields = {"WARC-Type": kind, "WARC-Target-URI": url, "WARC-Record-ID": f"<urn:{url}>"}
+    fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+    lines = [*(f"{k}: {v}" for k, v in fields.items()), f"Content-Length: {len(block)}"]
+    return "\r\n".join(["WARC/1.1", *lines, "", ""]).encode() + block + b"\r\n\r\n"
+
+
+BROWSERTRIX = [
+    response("http://a.b/"),
+    response("http://a.b/", "", "revisit"),
+    response("urn:pageinfo:http://a.b/", "{}", "resource", Content_Type="application/json"),
+    response("http://a.b/2"),
+]
+
+
+def wacz(path, compression=zipfile.ZIP_STORED, entries=None):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("datapackage.json", "{}")
+        for name, content in (entries or {}).items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_wacz_of_browsertrix(tmp_path, compression):
+    archive = b"".join(map(gzipped, BROWSERTRIX))
+    entries = {"archive/1.warc.gz": archive, "archive/2.warc": BROWSERTRIX[0], "pages/p.jsonl": ""}
+    path = wacz(tmp_path / "crawl.wacz", compression, entries)
+    pages, rejects = read(path)
+    assert rejects == []
+    found = [(pathlib.Path(p.source.file).name, p.url, p.content_type) for p in pages]
+    assert found == [
+        ("1.warc.gz", "http://a.b/", "text/html"),
+        ("1.warc.gz", "urn:pageinfo:http://a.b/", "application/json"),
+        ("1.warc.gz", "http://a.b/2", "text/html"),
+        ("2.warc", "http://a.b/", "text/html"),
+    ]
+    assert pages[0].source.file == f"{path}!archive/1.warc.gz"
+    assert gzip.decompress(archive[pages[2].source.offset :]).startswith(b"WARC/1.1")
+    assert read(path, start=100) == ([], [])
+
+
+def test_damaged_wacz(tmp_path):
+    archive = b"".join(map(gzipped, BROWSERTRIX))
+    path = wacz(tmp_path / "a.wacz", entries={"archive/1.warc.gz": archive[:-20]})
+    assert (len(read(path)[0]), reasons(read(path)[1])) == (2, ["truncated"])
+    assert reasons(read(wacz(tmp_path / "b.wacz"))[1]) == ["not_warc"]
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"a\.wacz cannot be read as WACZ \(File is not a zip"):
+        read(path, ReadConfig())
+
+
+def test_ids_and_addresses_of_other_corpora(tmp_path):
+    trec_id = "clueweb12-0200wb-93-16911"
+    records = [
+        response("http://a.b/", WARC_TREC_ID=trec_id, WARC_Date="2008-10-294T"),
+        response("<http://a.b/wget>", head="Content-Type: text/html\r\nContent-Encoding: gzip"),
+    ]
+    (tmp_path / "a.warc").write_bytes(b"".join(records).replace(b"WARC/1.1", b"WARC/0.18"))
+    pages, rejects = read(tmp_path / "a.warc")
+    assert rejects == []
+    assert pages[0].source.record_id == trec_id
+    assert [p.url for p in pages] == ["http://a.b/", "http://a.b/wget"]
+    assert [p.payload for p in pages] == [HTML.encode()] * 2
 
 
 # Formats, and files that are bad as a whole.
