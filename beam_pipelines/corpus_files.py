@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from etils import epath
 
 from humpback_jax.corpus.reading import Part, below, is_corpus_name, is_html_name
+from humpback_jax.corpus.storage import UnreadableError, named, read_bytes
 from humpback_jax.errors import UserError
 from humpback_jax.rundir import fingerprint
 
@@ -99,11 +100,12 @@ def survey(files: Sequence[str]) -> Survey:
 def _look_at(file: str) -> tuple[int, str]:
     path = epath.Path(file)
     try:
-        size = path.stat().length
-        if size > _HASHED_BYTES:
-            return size, f"{size} bytes"
-        return size, hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
+        with named(file):
+            size = path.stat().length
+            if size > _HASHED_BYTES:
+                return size, f"{size} bytes"
+            return size, hashlib.sha256(path.read_bytes()).hexdigest()
+    except UnreadableError:
         return 0, "unreadable"
 
 
@@ -127,13 +129,12 @@ def _grouped(sized: list[tuple[str, int]], part_bytes: int, folder: str) -> Iter
 
 
 def _listed(manifest: str, keep_missing: bool) -> list[str]:
-    path = epath.Path(manifest)
     try:
-        lines = [line.strip() for line in path.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        lines = [line.strip() for line in read_bytes(manifest).decode().splitlines()]
+    except UnicodeDecodeError as error:
         raise UserError(
-            f"the manifest '{manifest}' cannot be read ({error}): give @ and the path of a text "
-            "file with the name of a file on each line"
+            f"the manifest '{manifest}' is no text ({error}): give @ and the path of a text file "
+            "with the name of a file on each line"
         ) from error
     files = [str(epath.Path(line)) for line in lines if line and not line.startswith("#")]
     if not files:
@@ -170,7 +171,8 @@ def _expand(pattern: str) -> list[str]:
         raise UserError(f"'{pattern}' has a ** on cloud storage: write each level as * instead")
     else:
         root = pattern[: wildcard.start()].rpartition("/")[0]
-        matches = epath.Path(root).glob(pattern[len(root) + 1 :])
+        with named(pattern):
+            matches = list(epath.Path(root).glob(pattern[len(root) + 1 :]))
     files = [str(match) for match in matches if match.is_file()]
     if not files:
         raise UserError(

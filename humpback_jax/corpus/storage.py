@@ -24,7 +24,7 @@ def open_storage(file: str) -> Iterator[BinaryIO]:
     Raises:
       UnreadableError: the file cannot be opened, or a later read fails.
     """
-    with _named(file):
+    with named(file):
         stream = epath.Path(file).open("rb")
     with stream, io.BufferedReader(_Storage(file, stream), BUFFER) as buffered:
         yield cast(BinaryIO, buffered)
@@ -49,13 +49,13 @@ class _Storage(io.RawIOBase):
         return True
 
     def readinto(self, buffer) -> int:
-        with _named(self._name):
+        with named(self._name):
             data = self._stream.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        with _named(self._name):
+        with named(self._name):
             return self._stream.seek(offset, whence)
 
     def tell(self) -> int:
@@ -101,7 +101,8 @@ def size_of(stream: BinaryIO) -> int:
 
 
 @contextlib.contextmanager
-def _named(file: str) -> Iterator[None]:
+def named(file: str) -> Iterator[None]:
+    """Makes any error of the storage inside the block an UnreadableError that names the file."""
     try:
         yield
     except Exception as error:  # clients of cloud storage raise errors of their own

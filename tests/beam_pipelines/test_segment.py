@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from clueweb22_tree import Document, write_tree
-from etils.epath import backend
+from etils.epath import backend, gpath
 from fsspec.implementations.memory import MemoryFileSystem
 
 from beam_pipelines import segment_extract
@@ -284,7 +284,7 @@ def test_manifest_lists_files(tmp_path):
     manifest.write_text("# nothing\n")
     with pytest.raises(UserError, match="lists no file"):
         find_files(f"@{manifest}")
-    with pytest.raises(UserError, match=r"manifest '.*absent' cannot be read"):
+    with pytest.raises(UserError, match=r"absent could not be read \(No such file"):
         find_files(f"@{tmp_path}/absent")
 
 
@@ -328,7 +328,7 @@ def test_cloud_storage_gives_what_a_local_folder_gives(tmp_path, corpus, monkeyp
         bucket.pipe_file(f"gs://bucket/{path.relative_to(corpus)}", path.read_bytes())
     names = [f"{n}.warc.gz" for n in range(3)]
     bucket.pipe_file("gs://bucket/list.txt", "".join(f"gs://bucket/{n}\n" for n in names).encode())
-    monkeypatch.setenv("EPATH_USE_TF", "false")
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
     monkeypatch.setattr(backend.fsspec_backend, "fs", lambda path: bucket)
 
     def segments(name, patterns):
