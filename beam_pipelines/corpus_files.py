@@ -145,15 +145,26 @@ def _listed(manifest: str, keep_missing: bool) -> list[str]:
 
 
 def _check_listed(manifest: str, files: list[str]) -> None:
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        there = list(pool.map(lambda file: epath.Path(file).is_file(), files))
-    missing = [file for file, is_there in zip(files, there, strict=True) if not is_there]
+    missing = [
+        file for file, is_there in zip(files, _are_files(files), strict=True) if not is_there
+    ]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(files)} files of the manifest '{manifest}' are missing, the "
             f"first is {missing[0]}: correct the manifest, or go on without them by "
             "ReadConfig.on_bad_file = 'skip'"
         )
+
+
+def _are_files(paths: Sequence[str]) -> list[bool]:
+    """Returns which of the paths are files; cloud storage is asked for many at once."""
+
+    def is_file(path: str) -> bool:
+        with named(path):
+            return epath.Path(path).is_file()
+
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(is_file, paths))
 
 
 def _expand(pattern: str) -> list[str]:
@@ -166,14 +177,14 @@ def _expand(pattern: str) -> list[str]:
             return _below_folder(path)
         matches = []
     elif "://" not in pattern:
-        matches = map(epath.Path, glob.glob(pattern, recursive=True))
+        matches = glob.glob(pattern, recursive=True)
     elif "**" in pattern:
         raise UserError(f"'{pattern}' has a ** on cloud storage: write each level as * instead")
     else:
         root = pattern[: wildcard.start()].rpartition("/")[0]
         with named(pattern):
-            matches = list(epath.Path(root).glob(pattern[len(root) + 1 :]))
-    files = [str(match) for match in matches if match.is_file()]
+            matches = [str(path) for path in epath.Path(root).glob(pattern[len(root) + 1 :])]
+    files = list(itertools.compress(matches, _are_files(matches)))
     if not files:
         raise UserError(
             f"the corpus pattern '{pattern}' matches no file: correct the path, and quote the glob"
@@ -182,7 +193,8 @@ def _expand(pattern: str) -> list[str]:
 
 
 def _below_folder(folder: epath.Path) -> list[str]:
-    files = list(_walk(str(folder)))
+    with named(str(folder)):
+        files = list(_walk(str(folder)))
     kept = [
         file
         for file in files

@@ -11,7 +11,7 @@ from humpback_jax.corpus.storage import open_storage
 from humpback_jax.records import Reject
 
 # Pages of hundreds of kilobytes are common; a batch is held twice.
-_BATCH_ROWS = 64
+_BATCH_ROWS = 16
 _BUFFER = 1 << 20
 
 
@@ -81,6 +81,8 @@ class _Group:
                     detail = "neither HTML nor text in this row"
                     yield page or reject_at(file, number, "no_page", detail)
                     number += 1
+                # Writers make data pages of a thousand rows, 100 MB of HTML, which stay taken.
+                pa.default_memory_pool().release_unused()
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             detail = f"row group {self._index} cannot be read: {error}"[:300]
             while number < self._end:

@@ -3,6 +3,7 @@ import pathlib
 
 import pytest
 
+from humpback_jax.corpus.reading import ReadConfig
 from humpback_jax.errors import UsageError
 from humpback_jax.infer.engine import EngineConfig
 from humpback_jax.infer.sampling import SamplingConfig
@@ -253,3 +254,13 @@ def test_a_macro_that_is_used_but_not_defined(tmp_path):
     with pytest.raises(UsageError, match="use SOMEWHERE but nothing defines it"):
         configuration.parse([str(path)], [])
     configuration.parse([str(path)], ["SOMEWHERE='here'"])
+
+
+def test_reading_is_configured_by_gin():
+    configuration.parse(
+        LOOP, [*GIVEN, "ReadConfig.on_bad_file = 'skip'", "ReadConfig.part_bytes = 9"]
+    )
+    assert configuration.build(ReadConfig) == ReadConfig(on_bad_file="skip", part_bytes=9)
+    configuration.parse(LOOP, [*GIVEN, "ReadConfig.on_bad_file = 'ignore'"])
+    with pytest.raises(UsageError, match="on_bad_file is 'ignore': choose 'stop' or 'skip'"):
+        configuration.build(ReadConfig)
