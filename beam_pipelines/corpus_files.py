@@ -177,7 +177,7 @@ def _expand(pattern: str) -> list[str]:
             return _below_folder(path)
         matches = []
     elif "://" not in pattern:
-        matches = glob.glob(pattern, recursive=True)
+        matches = [str(epath.Path(match)) for match in glob.glob(pattern, recursive=True)]
     elif "**" in pattern:
         raise UserError(f"'{pattern}' has a ** on cloud storage: write each level as * instead")
     else:
