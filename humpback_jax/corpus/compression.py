@@ -7,6 +7,7 @@ was compressed.
 
 import dataclasses
 import io
+import re
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import BinaryIO
@@ -17,6 +18,9 @@ _READ = 64 << 10
 _BLOCK = 1 << 20
 _ZSTD_DICTIONARY = b"\x5d\x2a\x4d\x18"  # a skippable frame that holds the dictionary of a .warc.zst
 _MAX_DICTIONARY = 100 << 20
+# No control characters but white space.
+_TEXT = re.compile(rb"[^\x00-\x08\x0e-\x1f\x7f]*")
+_TEXT_BYTES = 200
 
 # Yields what a member decompresses to; returns where it ends, None if the file ends before.
 Blocks = Generator[bytes, None, int | None]
@@ -108,15 +112,24 @@ class Zstd:
 Codec = Gzip | Zstd
 
 
-def detect(stream: BinaryIO) -> Codec | None:
-    """Returns how an open file is compressed, None if it is not."""
+def detect(stream: BinaryIO, name: str) -> Codec | None:
+    """Returns how an open file is compressed, None if it is not.
+
+    Its first bytes tell; where they are neither a member nor text, they are damaged, and the name
+    tells.
+    """
     stream.seek(0)
     magic = stream.read(4)
     if magic.startswith(Gzip().magic):
         return Gzip()
     if magic == Zstd().magic:
         return Zstd()
-    return _with_dictionary(stream) if magic == _ZSTD_DICTIONARY else None
+    if magic == _ZSTD_DICTIONARY:
+        return _with_dictionary(stream)
+    if _TEXT.fullmatch(magic + stream.read(_TEXT_BYTES)):
+        return None
+    suffix = name.lower().rpartition(".")[2]
+    return Gzip() if suffix == "gz" else Zstd() if suffix in ("zst", "zstd") else None
 
 
 def _with_dictionary(stream: BinaryIO) -> Zstd:

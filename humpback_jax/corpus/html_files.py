@@ -18,7 +18,7 @@ def read_html_file(file: str, url: str, max_page_bytes: int) -> Iterator[Page | 
       max_page_bytes: the page is cut one byte after these.
     """
     with open_storage(file) as stream:
-        codec = compression.detect(stream)
+        codec = compression.detect(stream, file)
         stream.seek(0)
         if codec is None:
             content = stream.read(max_page_bytes + 1)

@@ -40,7 +40,7 @@ def read_json_lines(
     """
     expected = expected_documents(file)
     with open_storage(file) as stream:
-        codec = compression.detect(stream)
+        codec = compression.detect(stream, file)
         is_by_line = expected is not None and expected.is_divisible and codec is not None
         if start and codec is not None and not is_by_line:
             return

@@ -156,7 +156,7 @@ def format_of(file: str) -> str:
     if found:
         return found
     with open_storage(file) as stream:
-        codec = compression.detect(stream)
+        codec = compression.detect(stream, file)
         stream.seek(0)
         if codec is None:
             head = stream.read(_SNIFFED)

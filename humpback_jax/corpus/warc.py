@@ -94,7 +94,7 @@ class _Reader:
         self._name = name
         self._stream = stream
         self._max_page_bytes, self._primary_only = max_page_bytes, primary_only
-        self._codec = compression.detect(stream)
+        self._codec = compression.detect(stream, name)
         self._records = 0
         self._size: int | None = None  # about the size of the last record, None if unknown
         self._slack = 0  # what it may lack
@@ -148,11 +148,21 @@ class _Reader:
                 yield self._reject(offset, reason, str(error))
             if is_here or self._codec is None:
                 return self._resume(offset)
+        if not found:
+            return (yield from self._nothing_at(start))
         if self._codec is None:
-            if not found:
-                return self.boundary(start + 1)
             return (yield from self._plain_gap(offset, None))
         return (yield from self._after(offset, start))
+
+    def _nothing_at(self, start: int) -> Generator[Reject, None, int | None]:
+        """Says why FastWARC sees no record from `start` on; returns where to go on."""
+        position = self.boundary(start + 1)
+        self.ledger.add_lost(start + 1, position)
+        if self._is_record(start):
+            self._records += 1
+            is_cut = position is None
+            yield self._reject(start, "truncated" if is_cut else "bad_header", "no whole header")
+        return position
 
     def _resume(self, offset: int) -> int | None:
         """Returns where reading goes on after damage at `offset`."""
@@ -190,8 +200,7 @@ class _Reader:
             if repaired is not None and headers.get("warc-type") in ("response", "resource"):
                 return self._page(headers, offset, repaired), False
         fault = warc_record.fault_of(headers, body, self._max_page_bytes)
-        # What is no page is of no interest, unless it runs on into pages or the file's end.
-        if fault is not None and (is_page or (fault.is_cut and self._is_loss(fault.reason))):
+        if fault is not None and (is_page or self._hides_pages(fault, kind)):
             record_id = warc_record.record_id(headers)
             return self._reject(offset, fault.reason, fault.detail, record_id), fault.is_cut
         length = warc_record.length_of(headers)
@@ -200,8 +209,11 @@ class _Reader:
             self._size, self._slack = lines + length, 24 + 3 * len(headers)
         return (self._page(headers, offset, body) if is_page else None), False
 
-    def _is_loss(self, reason: str) -> bool:
-        return reason == "bad_length" or self._codec is None  # _after tells if a member is cut
+    def _hides_pages(self, fault: warc_record.Fault, kind: WarcRecordType) -> bool:
+        """Returns whether what is wrong with a record that is no page may cost pages after it."""
+        if self._codec is None:  # without its length, everything up to the next record is skipped
+            return fault.is_cut or kind != WarcRecordType.warcinfo
+        return fault.is_cut and fault.reason == "bad_length"  # _after tells if a member is cut
 
     def _page(self, headers: dict[str, str], offset: int, block: bytes) -> Page:
         self.ledger.add_page(offset)

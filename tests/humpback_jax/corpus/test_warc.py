@@ -281,6 +281,24 @@ def test_empty_member_is_no_loss(tmp_path):
     assert (len(pages), rejects) == (2, [])
 
 
+@pytest.mark.parametrize(
+    ("compress", "name"), [(gzipped, "a.warc.gz"), (zstd, "a.warc.zst"), (bytes, "a.warc.gz")]
+)
+def test_damaged_start_does_not_hide_the_rest(tmp_path, compress, name):
+    content = b"\0\0\0\0\0\0" + b"".join(compress(record(n)) for n in range(3))[6:]
+    if compress is bytes:
+        content = content.replace(b"\0", b"x")
+    pages, _ = read(tmp_path, content, name)
+    assert [p.source.record_id for p in pages] == ["urn:uuid:1", "urn:uuid:2"]
+
+
+def test_record_of_unknown_length_is_named_where_it_may_hide_pages(tmp_path):
+    request = record(0, b"GET / HTTP/1.1", kind="request", Content_Length=None)
+    pages, rejects = read(tmp_path, request.removesuffix(b"\r\n\r\n") + record(1), "a.warc")
+    assert (pages, [r.reason for r in rejects]) == ([], ["bad_header"])
+    assert read(tmp_path, b"".join(members(request, record(1))))[1] == []
+
+
 def damaged_archives():
     """Yields the names and bytes of archives, whole and damaged in every way."""
     records = [varied(number) for number in range(9)]
