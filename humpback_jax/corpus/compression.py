@@ -38,6 +38,10 @@ class Gzip:
     magic: bytes = b"\x1f\x8b\x08"
     prelude: bytes = b""
 
+    def is_start(self, head: bytes) -> bool:
+        """Returns whether four bytes are those with which a member starts."""
+        return head.startswith(self.magic)
+
     def blocks(self, stream: BinaryIO, offset: int, size: int = _BLOCK) -> Blocks:
         """Decompresses the member at `offset` in blocks of up to `size` bytes.
 
@@ -73,11 +77,15 @@ class Zstd:
     name: str = "zstd frame"
     magic: bytes = b"\x28\xb5\x2f\xfd"
 
+    def is_start(self, head: bytes) -> bool:
+        """Returns whether four bytes are those with which a frame starts."""
+        return head == self.magic or _is_skippable(head)
+
     def blocks(self, stream: BinaryIO, offset: int, size: int = _BLOCK) -> Blocks:
         """Decompresses the frame at `offset`, as Gzip.blocks does; `size` is 128 KiB at most."""
         stream.seek(offset)
         head = stream.read(18)
-        if head[1:4] == b"\x2a\x4d\x18" and head[:1] >= b"\x50":  # skippable: it holds no data
+        if _is_skippable(head):
             end = offset + 8 + int.from_bytes(head[4:8], "little")
             return end if len(head) >= 8 and end <= stream.seek(0, io.SEEK_END) else None
         try:
@@ -130,6 +138,11 @@ def detect(stream: BinaryIO, name: str) -> Codec | None:
         return None
     suffix = name.lower().rpartition(".")[2]
     return Gzip() if suffix == "gz" else Zstd() if suffix in ("zst", "zstd") else None
+
+
+def _is_skippable(head: bytes) -> bool:
+    """Returns whether a frame of zstd holds no data."""
+    return head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F
 
 
 def _with_dictionary(stream: BinaryIO) -> Zstd:

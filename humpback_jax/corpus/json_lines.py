@@ -224,7 +224,7 @@ class _Lines:
     def _is_member(self, offset: int) -> bool:
         assert self._codec is not None
         self._stream.seek(offset)
-        return self._stream.read(len(self._codec.magic)) == self._codec.magic
+        return self._codec.is_start(self._stream.read(4))
 
     def _is_start(self, offset: int) -> bool:
         """Returns whether a member starts here: it begins with a line, or is whole."""

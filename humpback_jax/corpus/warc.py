@@ -124,8 +124,13 @@ class _Reader:
         try:
             for record in _parse(source):
                 before, offset = offset, record.stream_pos + source.base
-                if found and offset > before:
-                    skipped = yield from self._passed_over(source, before, offset)
+                if offset > before:
+                    check = (
+                        self._passed_over(source, before, offset)
+                        if found
+                        else (self._passed_start(start, offset))
+                    )
+                    skipped = yield from check
                     if skipped is not None:
                         return skipped
                 if stop is not None and offset >= stop and self._is_past(record, offset, stop):
@@ -141,18 +146,24 @@ class _Reader:
                 if is_cut:
                     return self._resume(offset)
         except OSError as error:
-            is_here = in_body or not found
-            if is_here and (self._records or self._is_record(offset)):
-                self._records += 1
-                reason = "truncated" if self._ends_early(offset) else "damaged"
-                yield self._reject(offset, reason, str(error))
-            if is_here or self._codec is None:
+            if in_body or not found:
+                return (yield from self._damaged(offset, str(error)))
+            if self._codec is None:
                 return self._resume(offset)
         if not found:
             return (yield from self._nothing_at(start))
         if self._codec is None:
             return (yield from self._plain_gap(offset, None))
         return (yield from self._after(offset, start))
+
+    def _damaged(self, offset: int, detail: str) -> Generator[Reject, None, int | None]:
+        """Says that a record, or the file's start, is damaged; returns where to go on."""
+        position = self._resume(offset)
+        if self._records or position is not None or self._is_record(offset):  # else it is no WARC
+            self._records += 1
+            reason = "truncated" if self._ends_early(offset) else "damaged"
+            yield self._reject(offset, reason, detail)
+        return position
 
     def _nothing_at(self, start: int) -> Generator[Reject, None, int | None]:
         """Says why FastWARC sees no record from `start` on; returns where to go on."""
@@ -162,6 +173,8 @@ class _Reader:
             self._records += 1
             is_cut = position is None
             yield self._reject(start, "truncated" if is_cut else "bad_header", "no whole header")
+        elif position is not None:
+            yield self._reject(start, "garbage", "bytes that belong to no record")
         return position
 
     def _resume(self, offset: int) -> int | None:
@@ -278,6 +291,19 @@ class _Reader:
                 return (yield from self._excess(before, offset))
         return None
 
+    def _passed_start(self, start: int, offset: int) -> Generator[Reject, None, int | None]:
+        """Names what FastWARC skipped before the first record that it saw, as `_passed_over`."""
+        with _kept_position(self._stream):
+            if self._codec is not None:
+                start = max(start, len(self._codec.prelude))
+            skipped = self._first_record(start + 1, offset)
+            stop = offset if skipped is None else skipped
+            if self._codec is not None:
+                yield from self._strangers(start, stop, 0)
+            elif self._bytes_at(start, min(stop - start, 1 << 16)).strip(b"\r\n"):
+                yield self._reject(start, "garbage", "bytes that belong to no record")
+            return skipped
+
     def _has_excess(self, source: "_Source", before: int, offset: int) -> bool:
         """Returns whether there seem to be more bytes before `offset` than the last record has."""
         size = offset - before
@@ -353,7 +379,7 @@ class _Reader:
     def _starts_member(self, offset: int) -> bool:
         assert self._codec is not None
         self._stream.seek(offset)
-        return self._stream.read(len(self._codec.magic)) == self._codec.magic
+        return self._codec.is_start(self._stream.read(4))
 
     def _end_of(self, offset: int) -> int | None:
         """Returns where a member ends that was read; None if the file ends before."""

@@ -288,8 +288,9 @@ def test_damaged_start_does_not_hide_the_rest(tmp_path, compress, name):
     content = b"\0\0\0\0\0\0" + b"".join(compress(record(n)) for n in range(3))[6:]
     if compress is bytes:
         content = content.replace(b"\0", b"x")
-    pages, _ = read(tmp_path, content, name)
+    pages, rejects = read(tmp_path, content, name)
     assert [p.source.record_id for p in pages] == ["urn:uuid:1", "urn:uuid:2"]
+    assert [r.reason for r in rejects] == ["garbage"]
 
 
 def test_record_of_unknown_length_is_named_where_it_may_hide_pages(tmp_path):
