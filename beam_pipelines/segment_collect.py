@@ -137,7 +137,7 @@ def _read_extracted(stage: StageDir, index: int) -> pa.Table:
 def _to_bytes(table: pa.Table) -> bytes:
     """Returns rows as they travel to their shard."""
     sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
     with pa.ipc.new_stream(sink, table.schema.remove_metadata(), options=options) as writer:
         writer.write_table(table.replace_schema_metadata())
     return sink.getvalue().to_pybytes()

@@ -47,10 +47,10 @@ def judge_header(
     if not any(map(str.isalnum, header)):
         return "header_empty"
     if sum(map(str.isalpha, header)) > 1:
-        if header.isupper():
-            if reject_upper:
-                return "header_upper"
-        elif capital_share(header) > max_capital_share:
+        share = capital_share(header)
+        if share == 1 and reject_upper:
+            return "header_upper"
+        if max_capital_share < share < 1:
             return "header_capitals"
     words = " ".join(_WORD.findall(header.casefold()))
     if words in navigation_headers or len(header) > max_length:

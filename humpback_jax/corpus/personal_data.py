@@ -12,7 +12,7 @@ _EMAIL = re.compile(
     re.IGNORECASE,
 )
 # Names of RFC 2606, and hosts of which user@host is no mailbox.
-_NO_DOMAINS = ("example.com", "example.org", "example.net", "domain.com", "localhost.localdomain")
+_NO_DOMAINS = ("example.com", "example.org", "example.net", "domain.com", "domain.tld")
 _NO_ENDINGS = frozenset(("example", "test", "invalid", "localhost", "local", "internal"))
 _NO_ENDINGS_OF_FILES = frozenset(("png", "jpg", "jpeg", "gif", "svg", "webp", "js", "css", "html"))
 _NO_USERS = frozenset(("git", "user", "username", "root", "hg", "svn"))

@@ -66,6 +66,7 @@ def test_length():
         ("*** -- ***", "header_empty"),
         ("HOW TO BAKE", "header_upper"),
         ("DIY HTML CSS in PHP", "header_capitals"),
+        ("C\u8a00\u8a9e", ""),
         ("The NASA and ESA programme", ""),
         ("How To Bake Bread", ""),
         ("A", ""),

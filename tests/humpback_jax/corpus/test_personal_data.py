@@ -8,7 +8,7 @@ EMAILS = {
     "contact: bob [at] company.com": True,
     "bob (at) company.com": True,
     "MAILTO:INFO@COMPANY.COM": True,
-    "user@example.com and anyone@mail.example.org": False,
+    "user@example.com and anyone@mail.example.org or team@domain.tld": False,
     "git@github.com:owner/name.git": False,
     "ssh root@10.0.0.1 or root@server.com": False,
     "logo@2x.png": False,

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -5,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from humpback_jax.corpus.words import gram_hashes, mix, text_digest, word_hashes, words
+from humpback_jax.corpus.words import _TYPOGRAPHY, gram_hashes, mix, text_digest, word_hashes, words
 
 
 def test_words():
@@ -20,6 +21,12 @@ def test_equal_words_equal_digests():
     assert text_digest("The oven is hot") != text_digest("The oven is cold")
     assert text_digest("今日は 良い") == text_digest("今日は良い")
     assert len(text_digest("a lone surrogate \ud800")) == 32
+
+
+def test_typography_is_in_no_word():
+    marked = "isn\u2019t \u201cthis\u201d\u2014or that\u2026\u00a0a \u2022 \u00a7 b\u00b7c"
+    assert words(marked) == words(f"{marked} \u00e9")[:-1] == "isn t this or that a b c".split()
+    assert all(re.fullmatch(r"\W", sign) for sign in _TYPOGRAPHY)
 
 
 @given(st.text(st.characters(codec="ascii")))
