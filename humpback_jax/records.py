@@ -201,7 +201,7 @@ def to_dict(record: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Returns a value without records in it, as `dataclasses.asdict` does in three times the time."""
+    """Returns a value without records in it; `dataclasses.asdict` would take twice the time."""
     if isinstance(value, (list, tuple)):
         return type(value)(map(_plain, value))
     if isinstance(value, dict):

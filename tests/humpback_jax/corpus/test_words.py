@@ -25,7 +25,8 @@ def test_equal_words_equal_digests():
 
 def test_typography_is_in_no_word():
     marked = "isn\u2019t \u201cthis\u201d\u2014or that\u2026\u00a0a \u2022 \u00a7 b\u00b7c"
-    assert words(marked) == words(f"{marked} \u00e9")[:-1] == "isn t this or that a b c".split()
+    assert words(marked) == ["isn", "t", "this", "or", "that", "a", "b", "c"]
+    assert words(f"{marked} \u00e9")[:-1] == words(marked)
     assert all(re.fullmatch(r"\W", sign) for sign in _TYPOGRAPHY)
 
 
