@@ -186,23 +186,17 @@ class SegmentFilters:
             self.navigation_headers,
         )
 
-    def judge(
-        self, node: HeaderNode, language: str, has_header: bool = True
-    ) -> tuple[str, records.Signals | None]:
+    def judge(self, node: HeaderNode, language: str) -> tuple[str, records.Signals | None]:
         """Returns (reason, None) for a node that is rejected, ("", signals) for one that is kept.
 
         The cheap filters come first: the text of a node is put together only for the last.
-
-        Args:
-          node: of the page's header tree.
-          language: of the page.
-          has_header: the node's header counts; a whole document has none.
         """
         if not self.is_length(node.length):
             return "too_short" if node.length <= self.max_length else "too_long", None
         if self.language and language != self.language:
             return "language", None
-        if has_header and (reason := self.judge_header(node.header)):
+        # Level 0 is a whole document, which has no header.
+        if node.level and (reason := self.judge_header(node.header)):
             return reason, None
         link_density = min(1.0, node.link_chars / node.length)
         if link_density > self.max_link_density:
@@ -276,7 +270,7 @@ def select(page: Page, nodes: Sequence[HeaderNode], filters: SegmentFilters) -> 
     language = page_language(page, nodes) if judged else ""
     segments, rejected, kept = [], [], set()
     for node in nodes:  # parents come before their children
-        reason, signals = filters.judge(node, language, not page.is_text)
+        reason, signals = filters.judge(node, language)
         if not reason and any(ancestor in kept for ancestor in node.ancestors()):
             reason = "inside_kept"
         if signals is None or reason:

@@ -141,7 +141,7 @@ def test_language_is_not_detected_where_no_segment_has_the_length(monkeypatch):
 def test_whole_document_is_not_judged_by_its_header():
     assert judge(f"<h2>***</h2>{WORDS}") == {"***": "header_empty"}
     node = page_headers(page(f"<h2>***</h2>{WORDS}"), 1 << 20)[0]
-    assert SHORT.judge(node, "en", has_header=False)[0] == ""
+    assert SHORT.judge(dataclasses.replace(node, level=0), "en")[0] == ""
 
 
 @pytest.mark.parametrize(
