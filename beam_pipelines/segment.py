@@ -75,8 +75,8 @@ def run_segment(
     stage = StageDir(run_dir, STAGE)
     config = {"filters": filters.settings(), "num_shards": num_shards, "reading": reading}
     try:
-        filters = locate(filters)
         files = find_files(corpus, keep_missing=reading.on_bad_file == "skip")
+        filters = locate(filters)
     except UserError:
         # The files may be gone once the stage is done; its configuration is still compared.
         if not stage.is_done():

@@ -170,6 +170,11 @@ def schema_of(cls: type) -> pa.Schema:
 _hints = functools.cache(typing.get_type_hints)
 
 
+@functools.cache
+def _names(cls: type) -> tuple[str, ...]:
+    return tuple(field.name for field in _fields(cls))
+
+
 def _fields(cls: type) -> tuple[dataclasses.Field, ...]:
     return dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
 
@@ -197,13 +202,13 @@ def from_dict(cls: type[T], row: Mapping[str, Any]) -> T:
 
 def to_dict(record: Any) -> dict[str, Any]:
     """Returns a record as plain dictionaries, lists and scalars, ready for JSON."""
-    return {name: _plain(getattr(record, name)) for name in _hints(type(record))}
+    return {name: _plain(getattr(record, name)) for name in _names(type(record))}
 
 
 def _plain(value: Any) -> Any:
     """Returns a value without records in it; `dataclasses.asdict` would take twice the time."""
     if isinstance(value, (list, tuple)):
-        return type(value)(map(_plain, value))
+        return [_plain(part) for part in value]
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
     return to_dict(value) if dataclasses.is_dataclass(value) else value
