@@ -120,7 +120,7 @@ def _count(counts: Counts) -> None:
     """Adds to Beam's counters, which show a running job's progress and its funnel."""
     Metrics.counter(_NAMESPACE, "kept").inc(counts.records_out)
     for reason, number in counts.rejects.items():
-        Metrics.counter(_NAMESPACE, reason).inc(number)
+        Metrics.counter(_NAMESPACE, f"dropped_{reason}").inc(number)
 
 
 def _example_sample(rejects: list[Reject]) -> list[Reject]:

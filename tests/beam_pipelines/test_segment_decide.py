@@ -181,7 +181,8 @@ def test_beam_counters_equal_the_done_markers(tmp_path, monkeypatch):
         if c.key.metric.namespace == "segment"
     }
     counts = stage.counts()
-    assert found == {"kept": counts.records_out, **counts.rejects}
+    dropped = {f"dropped_{reason}": number for reason, number in counts.rejects.items()}
+    assert found == {"kept": counts.records_out, **dropped}
     assert len(found) == 5
 
 
