@@ -12,7 +12,7 @@ from collections.abc import Iterator
 _SENTENCE_END = re.compile(r"[.!?\u3002\n](?:(?<=\n)\s*|[\"'\u201d\u2019)\]]*\s+)")
 # Words of letters: rows of numbers in tables and code are no repetition.
 _WORD = re.compile(r"[^\W\d_]+")
-_ASCII_WORD = re.compile(r"[a-z]+")
+_NO_LETTERS = {n: " " for n in range(128) if not chr(n).isalpha()}
 
 
 def sentences(text: str) -> list[str]:
@@ -36,13 +36,12 @@ def repetition(text: str, ngram: int, min_words: int, similarity: float) -> floa
       similarity: above this two sentences are nearly the same.
     """
     folded = text.casefold()
-    find = (_ASCII_WORD if folded.isascii() else _WORD).findall
     seen: set[tuple[str, ...]] = set()
     earlier: list[list[str]] = []
     earlier_grams: list[set[tuple[str, ...]]] = []
     repeated = 0
     for sentence in sentences(folded):
-        words = find(sentence)
+        words = _words(sentence)
         if len(words) < max(min_words, ngram):
             continue
         before = len(seen)
@@ -54,6 +53,12 @@ def repetition(text: str, ngram: int, min_words: int, similarity: float) -> floa
                 continue
         earlier.append(words)
     return repeated / len(folded) if folded else 0.0
+
+
+def _words(sentence: str) -> list[str]:
+    return (
+        sentence.translate(_NO_LETTERS).split() if sentence.isascii() else _WORD.findall(sentence)
+    )
 
 
 def _ngrams(words: list[str], ngram: int) -> Iterator[tuple[str, ...]]:
