@@ -32,6 +32,8 @@ from humpback_jax.rundir import StageDir, write_atomic
 SKETCHES = "sketches"
 # Entries of a part: what a worker sorts at a time.
 _PART = 1 << 20
+# Bytes of sample keys that may pile up before they are sorted.
+_SLACK = 1 << 20
 
 _PLACE = [("file", "<u4"), ("row", "<u4")]
 _KEYED = np.dtype([("key", "<u8", 2), ("order", "<u8"), *_PLACE])
@@ -356,7 +358,7 @@ class _OfferSample(beam.DoFn):
 
 
 class _LastOfSmallest(beam.CombineFn):
-    """Of all keys the `size`-th by size with its place, None if there are no more than `size`."""
+    """Of all keys the `size`-th by size with its place, None if there are fewer than `size`."""
 
     def __init__(self, size: int):
         self._size = size
@@ -371,13 +373,13 @@ class _LastOfSmallest(beam.CombineFn):
         return self._shorten(b"".join(accumulators))
 
     def extract_output(self, accumulator: bytes) -> tuple[int, int, int] | None:
-        if len(accumulator) <= self._size * _SAMPLED.itemsize:
+        if len(accumulator) < self._size * _SAMPLED.itemsize:
             return None
         return self._smallest(accumulator)[-1].item()
 
     def _shorten(self, packed: bytes) -> bytes:
         # Only now and then, since every time costs a sort.
-        if len(packed) < 2 * self._size * _SAMPLED.itemsize + (1 << 20):
+        if len(packed) <= 2 * self._size * _SAMPLED.itemsize + _SLACK:
             return packed
         return self._smallest(packed).tobytes()
 

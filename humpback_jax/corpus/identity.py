@@ -1,5 +1,6 @@
 """The keys by which choices over a whole corpus are made: all hang on records alone."""
 
+import functools
 import urllib.parse
 
 from humpback_jax import records
@@ -17,6 +18,7 @@ def node_id(page: Page, node: HeaderNode) -> str:
     return records.stable_id(origin, page.url, node.ordinal, *node.path)
 
 
+@functools.lru_cache(maxsize=64)  # asked for every segment of a page
 def site_of(url: str) -> str:
     """Returns the host of a URL without "www.", "" if there is none."""
     try:

@@ -206,3 +206,36 @@ def test_every_near_duplicate_has_an_earlier_twin_and_no_stranger_goes(tmp_path)
     assert {names[0] for names in by_family.values()} <= set(kept)
     assert len(kept) <= 40 + 2
     assert stage.counts().rejects.keys() <= {"duplicate", "near_duplicate"}
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 1000])
+def test_last_of_the_smallest_is_that_of_all_keys_together(size, monkeypatch):
+    rng = np.random.default_rng(size)
+    entries = np.zeros(700, segment_decide._SAMPLED)
+    entries["key"] = rng.integers(0, 90, 700)  # many are equal: the place settles them
+    entries["file"], entries["row"] = np.arange(700) % 6, np.arange(700)
+    step = segment_decide._LastOfSmallest(size)
+    # However keys come together, and however often they are shortened on the way.
+    monkeypatch.setattr(segment_decide, "_SLACK", 0)
+    packed = [some.tobytes() for some in np.array_split(rng.permutation(entries), 23)]
+    sums = [step.create_accumulator() for _ in range(3)]
+    for number, some in enumerate(packed):
+        sums[number % 3] = step.add_input(sums[number % 3], some)
+    last = step.extract_output(step.merge_accumulators(sums))
+    ordered = sorted(entries.tolist())
+    assert last == (ordered[size - 1] if size < 700 else None)
+    assert len(step.merge_accumulators(sums)) <= 2 * size * entries.itemsize
+
+
+def test_more_in_one_file_than_the_site_may_have_is_dropped_where_it_stands():
+    step = segment_decide._KeepFirst("site", "sample", 2, "site_cap")
+    sketcher = segment_decide.Sketcher(0, None)
+    rows = corpus(seed=1, size=30)
+    sketch = sketcher.sketch(*zip(*((s.segment_id, s.site, s.text) for s in rows), strict=True))
+    kept, dropped = step.divide(step.entries(4, sketch, np.arange(30)))
+    assert len(kept) == 2 * len({s.site for s in rows})
+    assert sorted([*kept["row"].tolist(), *dropped["row"].tolist()]) == list(range(30))
+    for site in {s.site for s in rows}:
+        mine = [n for n, s in enumerate(rows) if s.site == site]
+        first = sorted(mine, key=lambda n: sample_key(0, rows[n].segment_id))[:2]
+        assert {n for n in kept["row"].tolist() if n in mine} == set(first)
