@@ -33,9 +33,6 @@ VOID_NAMES = frozenset(
 )
 HEADERS = ("h1", "h2", "h3", "h4", "h5", "h6")
 
-# ClueWeb22's browser put these spans around text that stands beside elements.
-_TEXT_SPAN = 'span instrument_node=""'
-
 # An element with another name is plain.
 KINDS: dict[str, int] = {
     **dict.fromkeys(VOID_NAMES, Kind.VOID),
@@ -54,7 +51,6 @@ KINDS: dict[str, int] = {
     **{"br": Kind.VOID_LINE, "hr": Kind.VOID_BLOCK, "input": Kind.VOID_SKIPPED},
     **dict.fromkeys(("object", "canvas", "audio", "video", "button", "noscript"), Kind.SKIPPED),
     **dict.fromkeys(("select", "textarea", "dialog", "nav", "aside", "footer"), Kind.SKIPPED),
-    _TEXT_SPAN: Kind.PLAIN,
 }
 
 _PRUNED_ROLES = frozenset(
@@ -73,8 +69,9 @@ _TELLING = (
     'hidden|aria-hidden|role|style|start|rel="[^"]*tag'
     f'|class="[^"]*(?:{"|".join(sorted(_PRUNED_CLASSES))})'
 )
-# `[^ >]` takes in what browsers take for names: <a<b>, <x"y>. No part can match what the one after
-# it matches, so nothing is tried twice.
+# `[^ >]` takes in what browsers take for names: <a<b>, <x"y>. ClueWeb22's browser put spans around
+# text that stands beside elements, which get a name of their own and are plain. No part can match
+# what the one after it matches, so nothing is tried twice.
 _TAG = re.compile(
     r"<(?:/[^>]*+"
     r"|([a-zA-Z][^ >]*+(?: instrument_node=\"\")?+)?"

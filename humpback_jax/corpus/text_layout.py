@@ -109,13 +109,16 @@ _known_separator = functools.lru_cache(maxsize=4096)(_new_separator)
 
 
 def _without_junk_tail(text: str) -> str:
+    end = len(text)
     while True:
-        head, newline, line = text.rpartition("\n")
-        marker = _LIST_MARKER.match(line)
-        bare = line[marker.end() :] if marker else line
-        bare = bare.strip()
-        if len(bare) > _LONGEST_JUNK or (bare and not _JUNK_LINE.fullmatch(bare)):
-            return text
-        if not newline:
-            return "" if bare else text
-        text = head.rstrip()
+        start = text.rfind("\n", 0, end) + 1
+        marker = _LIST_MARKER.match(text, start, end)
+        begin = marker.end() if marker else start
+        is_long = end - begin > _LONGEST_JUNK
+        if is_long or (begin < end and not _JUNK_LINE.fullmatch(text, begin, end)):
+            return text[:end]
+        if not start:
+            return ""
+        end = start - 1
+        while end and text[end - 1].isspace():
+            end -= 1

@@ -78,6 +78,13 @@ def test_deep_page_is_rejected_before_the_parser_sees_it():
     assert time.monotonic() - start < 2
 
 
+def test_page_of_more_tags_than_can_be_read_in_time_is_rejected():
+    with pytest.raises(PageError) as caught:
+        body_markup(page(b"<p>" * 200_001), max_bytes=8 << 20)
+    assert caught.value.reason == "too_large"
+    assert "200001 tags" in str(caught.value)
+
+
 def test_many_unclosed_paragraphs_are_not_deep():
     markup = body_markup(page(b"<p>x<br>" * 200), max_bytes=8000)
     assert markup == "<body>" + "<p>x<br></p>" * 200 + "</body>"

@@ -8,9 +8,11 @@ import re
 
 import pytest
 
-from humpback_jax.corpus.html import body_markup
+from humpback_jax.corpus.elements import KINDS, Kind
+from humpback_jax.corpus.html import body_markup, normal_markup
 from humpback_jax.corpus.page import Page
 from humpback_jax.corpus.segments import header_nodes
+from humpback_jax.corpus.text_layout import PARAGRAPH, lay_out
 from humpback_jax.records import Source
 
 DOCUMENT = pathlib.Path(__file__).resolve().parents[3] / "docs" / "corpus.md"
@@ -164,6 +166,38 @@ def test_rule(rule):
     page = Page(Source("f", 0, "id"), "", "text/html", "utf-8", 200, "", html.encode())
     found = header_nodes(body_markup(page, 1 << 20))
     assert {" > ".join(node.path): node.text() for node in found} == expected
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["Share", "Share this on:", "Tweet", "Pin it", "Back to top", "Return to top", "Read more »"]
+    + ["Leave a comment", "Reply", "Permalink", "Print this page", "E-mail this", "Older posts"]
+    + ["Newer entry", "Tagged: a", "Filed under: a", "Posted in: a", "Categories: a, b"]
+    + [
+        "Labels: a",
+        "Topics: a",
+        "Facebook | Twitter | LinkedIn",
+        "WhatsApp",
+        "- Tumblr",
+        "3. Tags",
+    ],
+)
+def test_lines_that_are_junk_at_the_end_of_a_block(line):
+    assert lay_out([f"Text.{PARAGRAPH}{line}"]) == "Text."
+    assert lay_out([f"Text.{PARAGRAPH}{line} of the mill, as it was in those days"]) != "Text." or (
+        ":" in line or line in ("Print this page", "E-mail this", "Older posts", "Newer entry")
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind == Kind.LINE])
+def test_elements_that_are_lines(name):
+    html = f"<{name}>1</{name}>"
+    if name in ("caption", "thead", "tbody"):
+        cells = "1" if name == "caption" else "<tr><td>1</td></tr>"
+        html = f"<table><{name}>{cells}</{name}></table>"
+    text = header_nodes(normal_markup(f"<h1>A</h1>0{html}2"))[0].text()
+    assert text.split("\n")[0] == "0"
+    assert text.split("\n")[-1] == "2"
 
 
 def test_document_names_every_rule():

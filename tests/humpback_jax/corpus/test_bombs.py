@@ -1,0 +1,71 @@
+"""No page takes long, whatever stands in it: two seconds for pages of up to 8 MB."""
+
+import time
+
+import pytest
+
+from humpback_jax.corpus.html import MAX_TAGS, PageError
+from humpback_jax.corpus.page import MAX_PAGE_BYTES, Page
+from humpback_jax.corpus.segments import page_headers
+from humpback_jax.records import Source
+
+
+def repeated(text):
+    """Returns as much of it as a page may hold, in bytes or in tags."""
+    most = 8_000_000 // len(text.encode())
+    return text * min(most, (MAX_TAGS - 10_000) // max(text.count("<"), 1))
+
+
+PAGES = {
+    "attributes": "<p" + "".join(f" a{i}" for i in range(2000)) + ">x",
+    "the same attribute": "<p" + repeated(" a=b") + ">x",
+    "a long attribute": f"<p title='{repeated('a>b ')}'>x",
+    "a long name": f"<{repeated('abc')}>x",
+    "a long unclosed tag": f"<p {repeated('abc')}",
+    "quotes": f"<p {repeated(chr(34))}>x",
+    "signs in text": repeated(' hidden="" role="heading" style="'),
+    "a long style": f"<p style='{repeated('display : ')}'>x",
+    "spaces in a style": f"<p style='display{repeated(' ')}'>x",
+    "a long class": f"<p class='{repeated('headerlin ')}'>x",
+    "a long rel": f"<a rel='{repeated('ta g')}'>x",
+    "a long role": f"<p role='{repeated(' ')}heading'>x",
+    "comments": repeated("<!-- > -- > -->x"),
+    "an unclosed comment": "x<!--" + repeated("> - "),
+    "less-than signs": repeated("< "),
+    "ampersands": repeated("&amp;"),
+    "lines": repeated("<br>"),
+    "inline elements": repeated("<span>a</span>"),
+    "items": "<ul>" * 1000 + repeated("<li>x"),
+    "cells": "<table><tr>" + repeated("<td>"),
+    "headers": repeated("<h2>x</h2>"),
+    "headers in sections": "<section>" * 1000 + repeated("<h2>x</h2>y"),
+    "preformatted": "<pre>" * 2000 + repeated("x\n "),
+    "nested as far as is allowed": "<div>" * 4990 + "x",
+    "nested inline elements": "<b><i>" * 300 + repeated("<p>x"),
+    "white space": repeated(" \n\t"),
+    "zero-width characters": repeated("\u200b"),
+    "one word": repeated("x"),
+    "junk": repeated("<p>Share:</p>"),
+    "junk in one line": repeated("Share this "),
+    "networks": repeated("facebook "),
+    "edit links": repeated("[ edit | "),
+    "brackets": repeated("[      edit"),
+    "scripts": repeated("<script>x</script>"),
+    "unescaped listings": repeated("<xmp><b></xmp>"),
+    "processing instructions": repeated("<?php ?>"),
+    "meta elements": repeated("<meta charset"),
+    "marks": repeated("\x01b\x01p\x08"),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_page_takes_long(name):
+    html = "<h1>Header</h1>" + PAGES[name]
+    page = Page(Source("f", 0, "id"), "", "text/html", "utf-8", 200, "", html.encode())
+    start = time.process_time()
+    try:
+        nodes = page_headers(page, MAX_PAGE_BYTES)
+    except PageError:
+        nodes = []
+    assert time.process_time() - start < 2
+    assert all(node.length == len(node.text()) for node in nodes[:10])
