@@ -1,7 +1,7 @@
 """Bytes of a web page -> a parsed tree without what is never part of the text.
 
 The parser (lexbor) takes text: given bytes it turns UTF-16 into garbage, so pages are decoded here.
-It is quadratic in the depth of nested blocks, so pages that would hold it up are rejected unparsed.
+Pages that would hold it up are rejected unparsed.
 """
 
 import html
@@ -10,12 +10,8 @@ import re
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 from selectolax.lexbor import LexborHTMLParser
 
+from humpback_jax.corpus.limits import MAX_DEPTH, excess
 from humpback_jax.corpus.page import Page
-
-# A second of work; articles have 11 in 1,000 bytes, documentation has 30.
-MAX_TAGS = 200_000
-# 100,000 nested div take 9 seconds, 10,000 take 0.1; real pages stay below 100.
-MAX_DEPTH = 5000
 
 _HTML_TYPES = ("", "text/html", "application/xhtml+xml")
 _BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
@@ -24,10 +20,6 @@ _META_CHARSET = re.compile(
 )
 # WHATWG looks for it in the first 1,024 bytes; pages put it later and mean it.
 _META_BYTES = 4096
-_DEEP_TAGS = (
-    *(b"div", b"ul", b"ol", b"dl", b"section", b"article", b"blockquote", b"main", b"center"),
-    *(b"details", b"figure", b"fieldset", b"menu", b"pre", b"form", b"address", b"summary"),
-)
 # Taken out of the tree: parts of a page that are no content and often large, and what the parser
 # writes down unescaped. Each costs a pass, so the large ones come first.
 _TAKEN_OUT = [
@@ -154,18 +146,5 @@ def _guard(page: Page, max_bytes: int, max_depth: int) -> None:
     is_utf16 = page.payload[:2] in (b"\xff\xfe", b"\xfe\xff") or "utf-16" in page.charset
     if not is_utf16 and (b"<" not in page.payload or b"\0" in page.payload[:1024]):
         raise PageError("not_html", "the body holds no tag or is binary")
-    tags = page.payload.count(b"<")
-    depth = _depth_bound(page.payload, tags, max_depth)
-    if depth > max_depth:
-        raise PageError("too_deep", f"about {depth} nested elements, more than {max_depth}")
-    if tags > MAX_TAGS:
-        raise PageError("too_large", f"about {tags} tags, more than {MAX_TAGS}")
-
-
-def _depth_bound(payload: bytes, tags: int, max_depth: int) -> int:
-    """Returns how many more blocks are opened than closed; 0 if that is plainly not too many."""
-    if tags <= max_depth or tags - 2 * payload.count(b"</") <= max_depth:
-        return 0
-    payload = payload.lower()
-    opened = sum(payload.count(b"<" + tag) for tag in _DEEP_TAGS)
-    return opened - sum(payload.count(b"</" + tag) for tag in _DEEP_TAGS)
+    if refusal := excess(page.payload, max_depth):
+        raise PageError(*refusal)

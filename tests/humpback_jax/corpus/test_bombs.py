@@ -4,20 +4,23 @@ import time
 
 import pytest
 
-from humpback_jax.corpus.html import MAX_TAGS, PageError
+from humpback_jax.corpus.html import PageError
+from humpback_jax.corpus.limits import MAX_ATTRIBUTES, MAX_TAGS
 from humpback_jax.corpus.page import MAX_PAGE_BYTES, Page
 from humpback_jax.corpus.segments import page_headers
 from humpback_jax.records import Source
 
 
-def repeated(text):
+def repeated(text, tags=MAX_TAGS - 10_000):
     """Returns as much of it as a page may hold, in bytes or in tags."""
     most = 8_000_000 // len(text.encode())
-    return text * min(most, (MAX_TAGS - 10_000) // max(text.count("<"), 1))
+    return text * min(most, tags // max(text.count("<"), 1))
 
 
 PAGES = {
-    "attributes": "<p" + "".join(f" a{i}" for i in range(2000)) + ">x",
+    "attributes": "<p" + "".join(f" a{i}" for i in range(MAX_ATTRIBUTES - 10)) + ">x",
+    "more attributes": "<p" + "".join(f" a{i}" for i in range(500_000)) + ">x",
+    "attributes that look like tags": "<p" + "".join(f"/<a{i}" for i in range(500_000)) + ">x",
     "the same attribute": "<p" + repeated(" a=b") + ">x",
     "a long attribute": f"<p title='{repeated('a>b ')}'>x",
     "a long name": f"<{repeated('abc')}>x",
@@ -42,6 +45,11 @@ PAGES = {
     "preformatted": "<pre>" * 2000 + repeated("x\n "),
     "nested as far as is allowed": "<div>" * 4990 + "x",
     "nested inline elements": "<b><i>" * 300 + repeated("<p>x"),
+    "formatting elements left open": "".join(f"<b class=x{i}><p>" for i in range(90_000)),
+    "formatting elements opened again": (
+        "<p>" + "".join(f"<i id={i}>" for i in range(400)) + repeated("<p>x", 90_000)
+    ),
+    "as many as are allowed": "<p>" + "".join(f"<u id={i}>" for i in range(10)) + "<p>x" * 90_000,
     "white space": repeated(" \n\t"),
     "zero-width characters": repeated("\u200b"),
     "one word": repeated("x"),
