@@ -10,7 +10,7 @@ FAST := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=200000000000
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 
-.PHONY: install quickstart test test-fast fuzz check format claims base parity bench-train bench-infer bench-precision tpu-check clean
+.PHONY: install quickstart test test-fast fuzz check format claims base parity bench-train bench-infer bench-precision bench-corpus tpu-check clean
 
 install: $(INSTALLED)
 
@@ -71,6 +71,15 @@ bench-infer: install .venv-peers .venv-llamacpp
 bench-precision: install
 	$(FAST) $(BIN)/python benchmarks/precision.py --write docs/precision.md
 
+# Pages to segments against bare parsing and against warcio and trafilatura, on one core; on your own
+# pages with --documentation FILE. --memory takes five minutes more.
+bench-corpus: install .venv-corpus
+	$(BIN)/python benchmarks/corpus.py --memory
+
+.venv-corpus:
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet warcio trafilatura lxml_html_clean
+
 .venv-peers:
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip install --quiet torch transformers sentencepiece
@@ -91,4 +100,4 @@ tpu-check:
 	.venv-tpu/bin/python -m launch.plan.check docs/plan.md
 
 clean:
-	rm -rf $(VENV) .venv-peers .venv-llamacpp .venv-tpu .cache build dist *.egg-info
+	rm -rf $(VENV) .venv-peers .venv-llamacpp .venv-corpus .venv-tpu .cache build dist *.egg-info
