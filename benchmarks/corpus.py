@@ -114,15 +114,14 @@ def heavy_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
         for _ in range(-(-2_000_000_000 // size)):
             out.write(members)
     files["a page at the limit"] = folder / "limit.warc.gz"
-    block = "<div class='a b'><p>Of <a href='x'>flour</a> and water.</p></div>\n"
-    html = "<h1>Bread</h1>" + block * ((8_380_000) // len(block))
+    sentence = "A dough \u2013 of flour, water and salt \u2013 rises by itself in a night. "
+    block = f"<p class='a b'>Of <a href='x'>bread</a>: {sentence * 3}</p>\n"
+    html = "<h1>Bread</h1>" + block * (8_380_000 // len(block.encode()))
     files["a page at the limit"].write_bytes(corpus_pages.record("https://made.up/", html))
     files["a header of 16 MB"] = folder / "header.warc.gz"
     ids = " ".join(map(str, range(2_000_000)))
-    head = f"WARC/1.1\r\nWARC-Type: response\r\nVDOM-Primary: {ids}\r\nContent-Length: 9\r\n\r\n"
-    files["a header of 16 MB"].write_bytes(
-        gzip.compress(head.encode() + b"<h1>A</h1>"[:9] + b"\r\n\r\n")
-    )
+    head = f"WARC/1.1\r\nWARC-Type: response\r\nVDOM-Primary: {ids}\r\nContent-Length: 10\r\n\r\n"
+    files["a header of 16 MB"].write_bytes(gzip.compress(head.encode() + b"<h1>A</h1>\r\n\r\n"))
     files["a gzip bomb of 4 GB"] = folder / "bomb.warc.gz"
     length = 4 << 30
     head = f"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: {length}\r\n\r\n<h1>A</h1>"
