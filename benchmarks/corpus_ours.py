@@ -4,15 +4,15 @@ import json
 import pathlib
 import resource
 import sys
+from collections.abc import Iterator
 
 import paired
 from selectolax.lexbor import LexborHTMLParser
 
-from beam_pipelines.segment_extract import extract_file
-from humpback_jax.corpus.filters import SegmentFilters
+from humpback_jax.corpus.filters import SegmentFilters, select
 from humpback_jax.corpus.html import PageError, decode
 from humpback_jax.corpus.page import MAX_PAGE_BYTES, Page
-from humpback_jax.corpus.segments import page_headers
+from humpback_jax.corpus.segments import HeaderNode, page_headers
 from humpback_jax.corpus.warc import read_pages
 from humpback_jax.records import Source
 
@@ -32,20 +32,22 @@ def read(file: str) -> dict:
 
 
 def segment(file: str) -> dict:
-    count = headers = 0
-    for item in read_pages(file):
-        if isinstance(item, Page):
-            count += 1
-            try:
-                headers += len(page_headers(item, MAX_PAGE_BYTES))
-            except PageError:
-                continue
-    return {"pages": count, "headers": headers}
+    return {"headers": sum(len(nodes) for _, nodes in pages_with_headers(file))}
 
 
 def stage(file: str) -> dict:
-    extracted = extract_file(file, SegmentFilters())
-    return {"pages": extracted.page_counts.records_in, "segments": len(extracted.segments)}
+    filters = SegmentFilters()
+    kept = (len(select(page, nodes, filters)[0]) for page, nodes in pages_with_headers(file))
+    return {"segments": sum(kept)}
+
+
+def pages_with_headers(file: str) -> Iterator[tuple[Page, list[HeaderNode]]]:
+    for item in read_pages(file):
+        if isinstance(item, Page):
+            try:
+                yield item, page_headers(item, MAX_PAGE_BYTES)
+            except PageError:
+                continue
 
 
 def memory(_: dict) -> dict:
