@@ -10,7 +10,6 @@ A tree of objects would cost a call for every step from node to node; a string i
 by one call.
 """
 
-import dataclasses
 import re
 from collections.abc import Iterator
 
@@ -108,34 +107,32 @@ def skip_element(following: Iterator[Token]) -> None:
             depth += 1
 
 
-@dataclasses.dataclass(frozen=True)
 class Attributes:
-    """What an element's attributes say of it.
+    """What an element's attributes say of it: `Attributes(' role="heading"').kind("p")`.
 
     Attributes:
-      hidden: it is no part of the text.
       role: its ARIA role, None without one.
-      level: of a header by its role, 1 to 9.
-      start: the first number of a list.
     """
 
-    hidden: bool
-    role: str | None
-    level: int
-    start: int
+    def __init__(self, text: str):
+        self._values = dict(_ATTRIBUTE.findall(text))
+        self._is_hidden = _is_hidden(self._values)
+        self.role: str | None = self._values.get("role")
 
-    @classmethod
-    def read(cls, text: str) -> "Attributes":
-        """Returns what a start tag's attributes say: ' role="heading"' -> Attributes(...)."""
-        values = dict(_ATTRIBUTE.findall(text))
-        level = min(max(_number(values.get("aria-level", ""), 2), 1), _MAX_LEVEL)
-        start = _number(values.get("start", ""), 1)
-        return cls(_is_hidden(values), values.get("role"), level, start)
+    @property
+    def level(self) -> int:
+        """The level of a header by its role, 1 to 9."""
+        return min(max(_number(self._values.get("aria-level", ""), 2), 1), _MAX_LEVEL)
+
+    @property
+    def start(self) -> int:
+        """The first number of a list."""
+        return _number(self._values.get("start", ""), 1)
 
     def kind(self, name: str) -> int:
         """Returns what an element of this name with these attributes is."""
         kind = KINDS.get(name, Kind.PLAIN)
-        if self.hidden:
+        if self._is_hidden:
             return Kind.SKIPPED if kind < Kind.VOID else Kind.VOID_SKIPPED
         if self.role == "heading" and kind < Kind.SKIPPED:
             return Kind.HEADER
@@ -147,10 +144,10 @@ def _is_hidden(attributes: dict[str, str]) -> bool:
     return (
         "hidden" in attributes
         or attributes.get("aria-hidden") == "true"
-        or attributes.get("role", "").strip().lower() in _PRUNED_ROLES
-        or _HIDDEN_STYLE.search(attributes.get("style", "")) is not None
-        or "tag" in attributes.get("rel", "").split()
-        or not _PRUNED_CLASSES.isdisjoint(attributes.get("class", "").split())
+        or ("role" in attributes and attributes["role"].strip().lower() in _PRUNED_ROLES)
+        or ("style" in attributes and _HIDDEN_STYLE.search(attributes["style"]) is not None)
+        or ("rel" in attributes and "tag" in attributes["rel"].split())
+        or ("class" in attributes and not _PRUNED_CLASSES.isdisjoint(attributes["class"].split()))
     )
 
 

@@ -227,7 +227,7 @@ class _Walk:
     def _read(self, attributes: str) -> Attributes:
         known = self._attributes.get(attributes)
         if known is None:
-            known = self._attributes[attributes] = Attributes.read(attributes)
+            known = self._attributes[attributes] = Attributes(attributes)
         return known
 
     def _pass_over(self, kind: int, following: Iterator[Token]) -> bool:

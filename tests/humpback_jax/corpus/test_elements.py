@@ -119,13 +119,13 @@ def test_skipping_ends_with_the_element(html):
 def test_what_attributes_make_of_an_element(attributes, kinds):
     for name, kind in kinds.items():
         ((found, text),) = start_tags(f"<{name} {attributes}>")
-        assert Attributes.read(text).kind(found) == kind, name
+        assert Attributes(text).kind(found) == kind, name
 
 
 def test_levels_and_numbers_are_bounded():
     texts = (" 3 ", "500", "9" * 5000, "x", "0")
-    assert [Attributes.read(f' aria-level="{t}"').level for t in texts] == [3, 9, 2, 2, 1]
-    assert [Attributes.read(f' start="{t}"').start for t in ("7", "-3", "1" * 9)] == [7, 1, 1]
+    assert [Attributes(f' aria-level="{t}"').level for t in texts] == [3, 9, 2, 2, 1]
+    assert [Attributes(f' start="{t}"').start for t in ("7", "-3", "1" * 9)] == [7, 1, 1]
 
 
 def test_unescape_goes_once_over_the_text():
