@@ -19,11 +19,13 @@ class Kind:
 
     Where one of the first two follows another, a space may be missing between them. The kinds from
     LINE to TABLE leave a mark where they begin and end; those from VOID on have no end tag.
+    What is UNESCAPED cannot be read, see `UnescapedError`.
     """
 
     INLINE, LINK, PLAIN, LINE, BLOCK, TABLE, CODE = range(7)
     PRE, SCOPE, HEADER, LIST, ITEM, ROW, CELL, SKIPPED = range(7, 15)
     VOID, VOID_LINE, VOID_BLOCK, VOID_SKIPPED = range(15, 19)
+    UNESCAPED = 19
 
 
 VOID_NAMES = frozenset(
@@ -45,7 +47,8 @@ KINDS: dict[str, int] = {
     **dict.fromkeys(("td", "th"), Kind.CELL),
     **dict.fromkeys(("span", "label", "time", "small"), Kind.INLINE),
     **dict.fromkeys(("code", "kbd", "samp", "tt"), Kind.CODE),
-    **dict.fromkeys(("pre", "listing", "xmp", "plaintext"), Kind.PRE),
+    **dict.fromkeys(("pre", "listing"), Kind.PRE),
+    **dict.fromkeys(("xmp", "plaintext", "noembed", "noframes"), Kind.UNESCAPED),
     **{"a": Kind.LINK, "li": Kind.ITEM, "table": Kind.TABLE, "tr": Kind.ROW},
     **{"br": Kind.VOID_LINE, "hr": Kind.VOID_BLOCK, "input": Kind.VOID_SKIPPED},
     **dict.fromkeys(("object", "canvas", "audio", "video", "button", "noscript"), Kind.SKIPPED),
@@ -62,6 +65,14 @@ _PRUNED_CLASSES = frozenset(("mw-editsection", "headerlink", "anchorjs-link"))
 
 # aria-level may be any number; the bound keeps the tree shallow.
 _MAX_LEVEL = 9
+
+
+class UnescapedError(Exception):
+    """The markup holds an element whose text the parser writes down unescaped.
+
+    They are so rare that nobody looks for them beforehand; `html.body_markup` can take them out.
+    """
+
 
 # The attributes that say something, as an expression that may match more than those.
 _TELLING = (
@@ -95,7 +106,11 @@ def tokens(markup: str) -> Iterator[Token]:
 
 
 def skip_element(following: Iterator[Token]) -> None:
-    """Takes tokens up to the end tag of an element whose start tag has just been taken."""
+    """Takes tokens up to the end tag of an element whose start tag has just been taken.
+
+    Raises:
+      UnescapedError: the end cannot be found.
+    """
     depth = 1
     for _, name, attributes in following:
         if name is None:
@@ -104,6 +119,8 @@ def skip_element(following: Iterator[Token]) -> None:
                 if not depth:
                     return
         elif name not in VOID_NAMES:
+            if KINDS.get(name) == Kind.UNESCAPED:
+                raise UnescapedError
             depth += 1
 
 
@@ -132,7 +149,7 @@ class Attributes:
     def kind(self, name: str) -> int:
         """Returns what an element of this name with these attributes is."""
         kind = KINDS.get(name, Kind.PLAIN)
-        if self._is_hidden:
+        if self._is_hidden and kind != Kind.UNESCAPED:
             return Kind.SKIPPED if kind < Kind.VOID else Kind.VOID_SKIPPED
         if self.role == "heading" and kind < Kind.SKIPPED:
             return Kind.HEADER

@@ -42,8 +42,16 @@ class PageError(Exception):
         self.reason, self.detail = reason, detail
 
 
-def body_markup(page: Page, max_bytes: int, max_depth: int = MAX_DEPTH) -> str:
+def body_markup(
+    page: Page, max_bytes: int, max_depth: int = MAX_DEPTH, escape_all: bool = False
+) -> str:
     """Returns the markup of a page's body as `elements` reads it, "" if it has no body.
+
+    Args:
+      page: as it was read.
+      max_bytes: longer pages are rejected.
+      max_depth: pages whose blocks are nested more deeply are rejected.
+      escape_all: as for `normal_markup`.
 
     Raises:
       PageError: the page is no HTML, not a success, empty, too large or nested too deeply.
@@ -51,33 +59,35 @@ def body_markup(page: Page, max_bytes: int, max_depth: int = MAX_DEPTH) -> str:
     _guard(page, max_bytes, max_depth)
     if _declared_codec(page.payload, page.charset) == "utf-8":
         # The parser takes it as it is, which saves decoding it and encoding it again.
-        markup = normal_markup(page.payload)
+        markup = normal_markup(page.payload, escape_all)
         if not _is_damaged(markup):
             return markup
     text = decode(page.payload, page.charset)
     if not text or text.isspace():
         raise PageError("empty", "the page holds no text")
-    return normal_markup(text)
+    return normal_markup(text, escape_all)
 
 
-def normal_markup(source: str | bytes) -> str:
+def normal_markup(source: str | bytes, escape_all: bool = False) -> str:
     """Returns the body of an HTML text as the parser writes it down, for `elements.tokens`.
 
     Args:
       source: the text; if bytes, in UTF-8.
+      escape_all: after an `UnescapedError`: noembed and noframes go, xmp and plaintext become pre.
     """
     tree = LexborHTMLParser(source)
-    tree.strip_tags(_TAKEN_OUT)
+    tree.strip_tags(_TAKEN_OUT + _RARELY_TAKEN_OUT if escape_all else _TAKEN_OUT)
     body = tree.body
     if body is None:
         return ""
+    if not escape_all:
+        return body.html or ""
+    for name in _LISTINGS:
+        for node in tree.tags(name):
+            node.inner_html = html.escape(node.text(), quote=False)
     markup = body.html or ""
-    if any(f"<{name}" in markup for name in (*_RARELY_TAKEN_OUT, *_LISTINGS)):
-        tree.strip_tags(_RARELY_TAKEN_OUT)
-        for name in _LISTINGS:
-            for node in tree.tags(name):
-                node.inner_html = html.escape(node.text(), quote=False)
-        markup = body.html or ""
+    for name in _LISTINGS:
+        markup = markup.replace(f"<{name}", "<pre").replace(f"</{name}>", "</pre>")
     return markup
 
 

@@ -6,7 +6,7 @@ those whose own text is the main content. Text that stands beside elements is in
 
 import re
 
-from humpback_jax.corpus.elements import HEADERS, VOID_NAMES
+from humpback_jax.corpus.elements import HEADERS, KINDS, VOID_NAMES, Kind, UnescapedError
 
 _TAG = re.compile(r"(<(?:!--(?:[^>]*+>(?<!-->))*+)?[^>]*+>)")
 _NUMBER = re.compile(r" data-dcnode-id=\"(\d{1,9})\"")
@@ -21,6 +21,9 @@ def narrow(markup: str, primary: frozenset[int]) -> str:
     Args:
       markup: as `html.body_markup` returns it.
       primary: numbers of the elements whose own text is kept.
+
+    Raises:
+      UnescapedError: the markup cannot be read.
     """
     parts = _TAG.split(markup)
     kept = [False]  # for each open element: whether its own text is kept
@@ -34,6 +37,8 @@ def narrow(markup: str, primary: frozenset[int]) -> str:
             headers.pop()
         elif tag[1] not in "!?":
             name = tag[1:-1].partition(" ")[0]
+            if KINDS.get(name) == Kind.UNESCAPED:
+                raise UnescapedError
             if name not in VOID_NAMES:
                 number = _NUMBER.search(tag)
                 kept.append(number is not None and int(number[1]) in primary)

@@ -20,6 +20,7 @@ from humpback_jax.corpus.elements import (
     Attributes,
     Kind,
     Token,
+    UnescapedError,
     skip_element,
     tokens,
     unescape,
@@ -107,14 +108,19 @@ def page_headers(page: Page, max_bytes: int) -> list[HeaderNode]:
     """
     if page.is_text:
         return [_whole_document(page, max_bytes)]
-    markup = body_markup(page, max_bytes)
-    if page.primary is None:
-        nodes = header_nodes(markup)
-    else:
-        nodes = header_nodes(narrow(markup, page.primary), leave_out_empty=True)
+    try:
+        nodes = _narrowed_nodes(page, body_markup(page, max_bytes))
+    except UnescapedError:
+        nodes = _narrowed_nodes(page, body_markup(page, max_bytes, escape_all=True))
     if not nodes:
         raise PageError("no_header", "no header outside navigation and hidden parts")
     return nodes
+
+
+def _narrowed_nodes(page: Page, markup: str) -> list[HeaderNode]:
+    if page.primary is None:
+        return header_nodes(markup)
+    return header_nodes(narrow(markup, page.primary), leave_out_empty=True)
 
 
 def _whole_document(page: Page, max_bytes: int) -> HeaderNode:
@@ -136,6 +142,9 @@ def header_nodes(markup: str, leave_out_empty: bool = False) -> list[HeaderNode]
       markup: as `html.body_markup` returns it.
       leave_out_empty: headers without any text under them are no part of the header above them,
         as where a page was narrowed; they are in the list all the same.
+
+    Raises:
+      UnescapedError: the markup cannot be read.
     """
     nodes = _Walk().run(markup)
     for node in reversed(nodes):  # children before parents
@@ -232,6 +241,8 @@ class _Walk:
 
     def _pass_over(self, kind: int, following: Iterator[Token]) -> bool:
         """Takes an element that is skipped or void; returns whether it counts for nothing."""
+        if kind == Kind.UNESCAPED:
+            raise UnescapedError
         if kind == Kind.SKIPPED:
             skip_element(following)
         elif kind in _MARKS:

@@ -118,7 +118,7 @@ def _without_junk_tail(text: str) -> str:
         if is_long or (begin < end and not _JUNK_LINE.fullmatch(text, begin, end)):
             return text[:end]
         if not start:
-            return ""
+            return "" if begin < end else text[:end]
         end = start - 1
         while end and text[end - 1].isspace():
             end -= 1

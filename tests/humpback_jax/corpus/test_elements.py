@@ -8,11 +8,13 @@ from humpback_jax.corpus.elements import (
     VOID_NAMES,
     Attributes,
     Kind,
+    UnescapedError,
     skip_element,
     tokens,
     unescape,
 )
 from humpback_jax.corpus.html import normal_markup
+from humpback_jax.corpus.segments import header_nodes
 
 
 def start_tags(html):
@@ -70,7 +72,15 @@ def test_names_that_browsers_take(name):
 
 def test_void_elements_are_those_the_parser_gives_no_end_tag():
     for name, kind in [*KINDS.items(), ("meter", Kind.PLAIN), ("command", Kind.PLAIN)]:
-        if " " in name or name in ("table", "tr", "td", "th", "thead", "tbody", "caption"):
+        if kind == Kind.UNESCAPED or name in (
+            "table",
+            "tr",
+            "td",
+            "th",
+            "thead",
+            "tbody",
+            "caption",
+        ):
             continue
         html = f"<table><colgroup><{name}>" if name == "col" else f"<p>x<{name}>"
         markup = LexborHTMLParser(html).body.html
@@ -92,6 +102,23 @@ def test_skipping_ends_with_the_element(html):
         pass
     skip_element(following)
     assert next(following) == ("after", None, None)
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<xmp></aside></xmp>",
+        "<aside><xmp></aside></xmp></aside>",
+        "<p hidden><noembed></p></noembed>",
+    ]
+    + ["<xmp hidden></p></xmp>", "<plaintext></p>"],
+)
+def test_markup_that_cannot_be_read_is_refused_and_can_be_made_readable(html):
+    with pytest.raises(UnescapedError):
+        header_nodes(normal_markup(f"<h1>A</h1>1{html}"))
+    (node,) = header_nodes(normal_markup(f"<h1>A</h1>1{html}", escape_all=True))
+    assert node.header == "A"
+    assert node.text().startswith("1")
 
 
 @pytest.mark.parametrize(

@@ -96,9 +96,9 @@ def test_markup_holds_nothing_that_is_not_escaped():
         b"<svg><style>&lt;/svg></style></svg><noembed><b></noembed>"
         b"<template><script>'</template>'</script></template><xmp><b> &lt;</xmp>"
     )
-    markup = body_markup(page(html), max_bytes=8000)
+    markup = body_markup(page(html), max_bytes=8000, escape_all=True)
     assert markup == (
-        '<body><p title="1&gt;0">1 &gt; 0 &amp; </p><xmp>&lt;b&gt; &amp;lt;</xmp></body>'
+        '<body><p title="1&gt;0">1 &gt; 0 &amp; </p><pre>&lt;b&gt; &amp;lt;</pre></body>'
     )
 
 

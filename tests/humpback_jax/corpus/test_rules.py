@@ -9,9 +9,9 @@ import re
 import pytest
 
 from humpback_jax.corpus.elements import KINDS, Kind
-from humpback_jax.corpus.html import body_markup, normal_markup
+from humpback_jax.corpus.html import normal_markup
 from humpback_jax.corpus.page import Page
-from humpback_jax.corpus.segments import header_nodes
+from humpback_jax.corpus.segments import header_nodes, page_headers
 from humpback_jax.corpus.text_layout import PARAGRAPH, lay_out
 from humpback_jax.records import Source
 
@@ -164,7 +164,7 @@ RULES = {
 def test_rule(rule):
     html, expected = RULES[rule]
     page = Page(Source("f", 0, "id"), "", "text/html", "utf-8", 200, "", html.encode())
-    found = header_nodes(body_markup(page, 1 << 20))
+    found = page_headers(page, 1 << 20)
     assert {" > ".join(node.path): node.text() for node in found} == expected
 
 
