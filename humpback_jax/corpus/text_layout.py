@@ -45,7 +45,7 @@ _JUNK_LINE = re.compile(
     re.IGNORECASE,
 )
 _LONGEST_JUNK = 250
-_LIST_MARKER = re.compile(r"\s*(?:[-*\u2022]|\d{1,3}\.)\s*")
+_LIST_MARKER = re.compile(r"\s*(?:(?:[-*\u2022]|\d{1,3}\.)\s*)?")
 
 
 def verbatim(text: str) -> str:
@@ -113,7 +113,8 @@ def _without_junk_tail(text: str) -> str:
     while True:
         start = text.rfind("\n", 0, end) + 1
         marker = _LIST_MARKER.match(text, start, end)
-        begin = marker.end() if marker else start
+        assert marker is not None  # it may be empty
+        begin = marker.end()
         is_long = end - begin > _LONGEST_JUNK
         if is_long or (begin < end and not _JUNK_LINE.fullmatch(text, begin, end)):
             return text[:end]
