@@ -10,7 +10,7 @@ import re
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 from selectolax.lexbor import LexborHTMLParser
 
-from humpback_jax.corpus.limits import MAX_DEPTH, excess
+from humpback_jax.corpus.limits import excess
 from humpback_jax.corpus.page import Page
 
 _HTML_TYPES = ("", "text/html", "application/xhtml+xml")
@@ -42,21 +42,18 @@ class PageError(Exception):
         self.reason, self.detail = reason, detail
 
 
-def body_markup(
-    page: Page, max_bytes: int, max_depth: int = MAX_DEPTH, escape_all: bool = False
-) -> str:
+def body_markup(page: Page, max_bytes: int, escape_all: bool = False) -> str:
     """Returns the markup of a page's body as `elements` reads it, "" if it has no body.
 
     Args:
       page: as it was read.
       max_bytes: longer pages are rejected.
-      max_depth: pages whose blocks are nested more deeply are rejected.
       escape_all: as for `normal_markup`.
 
     Raises:
       PageError: the page is no HTML, not a success, empty, too large or nested too deeply.
     """
-    _guard(page, max_bytes, max_depth)
+    _guard(page, max_bytes)
     if _declared_codec(page.payload, page.charset) == "utf-8":
         # The parser takes it as it is, which saves decoding it and encoding it again.
         markup = normal_markup(page.payload, escape_all)
@@ -65,6 +62,8 @@ def body_markup(
     text = decode(page.payload, page.charset)
     if not text or text.isspace():
         raise PageError("empty", "the page holds no text")
+    if _is_utf16(page):
+        _check_excess(text.encode("utf-8", "replace"))
     return normal_markup(text, escape_all)
 
 
@@ -144,7 +143,7 @@ def _detect(payload: bytes) -> str:
     return _codec(detect_encoding(payload) or "") or "utf-8"
 
 
-def _guard(page: Page, max_bytes: int, max_depth: int) -> None:
+def _guard(page: Page, max_bytes: int) -> None:
     if page.status and not 200 <= page.status < 300:
         raise PageError("http_status", f"HTTP status {page.status}")
     if page.content_type not in _HTML_TYPES:
@@ -153,8 +152,17 @@ def _guard(page: Page, max_bytes: int, max_depth: int) -> None:
         raise PageError("empty", "the record has no body")
     if len(page.payload) > max_bytes:
         raise PageError("too_large", f"more than {max_bytes} bytes")
-    is_utf16 = page.payload[:2] in (b"\xff\xfe", b"\xfe\xff") or "utf-16" in page.charset
-    if not is_utf16 and (b"<" not in page.payload or b"\0" in page.payload[:1024]):
+    if _is_utf16(page):
+        return
+    if b"<" not in page.payload or b"\0" in page.payload[:1024]:
         raise PageError("not_html", "the body holds no tag or is binary")
-    if refusal := excess(page.payload, max_depth):
+    _check_excess(page.payload)
+
+
+def _is_utf16(page: Page) -> bool:
+    return page.payload[:2] in (b"\xff\xfe", b"\xfe\xff") or "utf-16" in page.charset
+
+
+def _check_excess(payload: bytes) -> None:
+    if refusal := excess(payload):
         raise PageError(*refusal)

@@ -38,7 +38,6 @@ MEANING = {
     "empty": "no text",
     "too_large": "page too large to parse",
     "too_deep": "elements nested too deeply",
-    "too_many_attributes": "an element with too many attributes",
     "no_header": "no header on the page",
     "blocked": "URL or domain on the blocklist",
     "no_segment_kept": "no header of the page passed",

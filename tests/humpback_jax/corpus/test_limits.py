@@ -1,6 +1,6 @@
 import pytest
 
-from humpback_jax.corpus.limits import MAX_DEPTH, excess
+from humpback_jax.corpus.limits import excess
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from humpback_jax.corpus.limits import MAX_DEPTH, excess
     ],
 )
 def test_pages_that_would_hold_up_the_parser(payload, reason):
-    found = excess(payload, MAX_DEPTH)
+    found = excess(payload)
     assert found is not None
     assert found[0] == reason
 
@@ -37,4 +37,4 @@ def test_pages_that_would_hold_up_the_parser(payload, reason):
     ],
 )
 def test_pages_that_only_look_like_it(payload):
-    assert excess(payload, MAX_DEPTH) is None
+    assert excess(payload) is None
