@@ -18,9 +18,9 @@ _SWALLOWED = re.compile(rb"\r?\n\r?\nWARC/[01]\.\d+\r?\n(?:[\w-]+:[^\n]*\n){2}")
 _CUT_HEADER = re.compile(rb"\r?\n\r?\nWARC/[01]\.\d+\r?\n(?:[\w-]+:[^\n]*\n)?[^\n]*\Z")
 _CUT_NAME = re.compile(rb"\r?\n\r?\nW(?:A(?:R(?:C(?:/[\d.]*\r?)?)?)?)?\Z")
 _NAME_BYTES = 16
-_HEADER_LINE = re.compile(rb"([^\r\n:]+):?[ \t]*([^\r\n]*)\r?\n")
 _LENGTH = re.compile(r"[0-9]{1,18}")
-_BLANK_LINE = re.compile(rb"\r?\n")
+_MAX_LINES = 1000  # of a header
+_GOES_ON = re.compile(rb"(?:\r?\n){0,3}[\w-]{1,100}:")  # bounded: it is tried on any bytes
 _CORPUS_IDS = ("clueweb22-id", "warc-trec-id", "warc-record-id")
 
 
@@ -144,11 +144,16 @@ def header_of(data: bytes) -> tuple[dict[str, str], int]:
         return {}, -1
     headers: dict[str, str] = {}
     position = start.end()
-    while line := _HEADER_LINE.match(data, position):
-        headers.setdefault(line[1].decode("latin-1").lower(), line[2].decode("utf-8", "replace"))
-        position = line.end()
-        if "content-length" not in headers:
-            while blank := _BLANK_LINE.match(data, position):
-                position = blank.end()
-    end = _BLANK_LINE.match(data, position)
-    return headers, end.end() if end else -1
+    for _ in range(_MAX_LINES):
+        newline = data.find(b"\n", position)
+        if newline < 0:
+            break
+        line = data[position:newline].rstrip(b"\r")
+        position = newline + 1
+        name, colon, value = line.partition(b":")
+        if colon:
+            key = name.decode("latin-1").lower()
+            headers.setdefault(key, value.strip().decode("utf-8", "replace"))
+        elif not line and ("content-length" in headers or not _GOES_ON.match(data, position)):
+            return headers, position
+    return headers, -1

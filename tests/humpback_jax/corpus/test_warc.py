@@ -4,6 +4,7 @@ import itertools
 import pathlib
 import random
 import tempfile
+import time
 
 import pytest
 import zstandard
@@ -298,6 +299,20 @@ def test_record_of_unknown_length_is_named_where_it_may_hide_pages(tmp_path):
     pages, rejects = read(tmp_path, request.removesuffix(b"\r\n\r\n") + record(1), "a.warc")
     assert (pages, [r.reason for r in rejects]) == ([], ["bad_header"])
     assert read(tmp_path, b"".join(members(request, record(1))))[1] == []
+
+
+@pytest.mark.parametrize(
+    "junk", [b"x" * 3_000_000, b"x: " * 1_000_000, b"\r\n" * 1_500_000, b"a:\n\n" * 700_000]
+)
+@pytest.mark.parametrize("compress", [bytes, gzipped])
+def test_header_of_junk_takes_no_longer_than_its_bytes(tmp_path, junk, compress):
+    broken = record(1, Content_Length=None).removesuffix(RESPONSE + b"\r\n\r\n") + junk
+    parts = [record(0), broken + b"\r\n\r\n", record(2)]
+    start = time.process_time()
+    pages, rejects = read(tmp_path, b"".join(map(compress, parts)), "a.warc")
+    assert time.process_time() - start < 2
+    assert {p.source.record_id for p in pages} >= {"urn:uuid:0", "urn:uuid:2"}
+    assert len(rejects) == 1
 
 
 def damaged_archives():
