@@ -12,29 +12,24 @@ starts at or after `start` up to the first one that starts at or after `end`, an
 that is lost between the two; so the parts together give what the file gives in one go.
 """
 
-import bisect
 import contextlib
 import io
 from collections.abc import Generator, Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from etils import epath
-from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
+from fastwarc.warc import WarcRecord, WarcRecordType
 
 from humpback_jax.corpus import compression, warc_record
 from humpback_jax.corpus.clueweb22 import Ledger, expected_documents
-from humpback_jax.corpus.compression import Codec, DamageError, Gzip
+from humpback_jax.corpus.compression import DamageError, Gzip
 from humpback_jax.corpus.page import MAX_PAGE_BYTES, Page, reject_at
 from humpback_jax.corpus.storage import open_storage, size_of
 from humpback_jax.corpus.warc_record import RECORD_START
+from humpback_jax.corpus.warc_source import MAX_HEADER_BYTES, Source, kept_position, parse
 from humpback_jax.records import Reject
 
-# A longer header ends the whole file in FastWARC, and ClueWeb22's VDOM lists pass its default of
-# 32 KiB.
-_MAX_HEADER_BYTES = 16 << 20
 _PLAIN_MARK = b"WARC/"
-# Bytes read before that are kept beside those read last; a header is mostly shorter.
-_OVERLAP = 4096
 # Longer records are not read again to see what follows them in their member.
 _MAX_EXCESS = 64 << 20
 
@@ -120,9 +115,9 @@ class _Reader:
     def _run(self, start: int, stop: int | None) -> Generator[Page | Reject, None, int | None]:
         """Yields what stands from `start` on; returns where to go on after damage, else None."""
         offset, in_body, found = start, False, False
-        source = _Source(self._stream, self._codec, start)
+        source = Source(self._stream, self._codec, start)
         try:
-            for record in _parse(source):
+            for record in parse(source):
                 before, offset = offset, record.stream_pos + source.base
                 if offset > before:
                     check = (
@@ -191,10 +186,10 @@ class _Reader:
         """
         if offset > stop or self._codec is None:
             return True
-        with _kept_position(self._stream):
-            data = self._bytes_at(offset, _MAX_HEADER_BYTES)
+        with kept_position(self._stream):
+            data = self._bytes_at(offset, MAX_HEADER_BYTES)
         with contextlib.suppress(OSError):
-            for following in _parse(io.BytesIO(data)):
+            for following in parse(io.BytesIO(data)):
                 return [*following.headers] == [*record.headers]
         return True
 
@@ -236,7 +231,7 @@ class _Reader:
 
     def _reread(self, offset: int) -> tuple[dict[str, str], bytes | None]:
         """Reads a record again whose header block a blank line has cut in two."""
-        with _kept_position(self._stream):
+        with kept_position(self._stream):
             data = self._bytes_at(offset, self._max_page_bytes)
         headers, begin = warc_record.header_of(data)
         end = warc_record.end_of(data)
@@ -274,11 +269,11 @@ class _Reader:
         return position
 
     def _passed_over(
-        self, source: "_Source", before: int, offset: int
+        self, source: Source, before: int, offset: int
     ) -> Generator[Reject, None, int | None]:
         """Names what FastWARC skipped between two records; returns a record that it skipped."""
         if source.member_between(before, offset):
-            with _kept_position(self._stream):
+            with kept_position(self._stream):
                 end = self._end_of(before) if self._starts_member(before) else None
                 if end is None or end >= offset:
                     return None
@@ -287,13 +282,13 @@ class _Reader:
                 yield from self._strangers(end, stop, self._lacking_bytes(before))
                 return skipped
         if self._has_excess(source, before, offset):
-            with _kept_position(self._stream):
+            with kept_position(self._stream):
                 return (yield from self._excess(before, offset))
         return None
 
     def _passed_start(self, start: int, offset: int) -> Generator[Reject, None, int | None]:
         """Names what FastWARC skipped before the first record that it saw, as `_passed_over`."""
-        with _kept_position(self._stream):
+        with kept_position(self._stream):
             if self._codec is not None:
                 start = max(start, len(self._codec.prelude))
             skipped = self._first_record(start + 1, offset)
@@ -304,7 +299,7 @@ class _Reader:
                 yield self._reject(start, "garbage", "bytes that belong to no record")
             return skipped
 
-    def _has_excess(self, source: "_Source", before: int, offset: int) -> bool:
+    def _has_excess(self, source: Source, before: int, offset: int) -> bool:
         """Returns whether there seem to be more bytes before `offset` than the last record has."""
         size = offset - before
         if isinstance(self._codec, Gzip):  # a member ends with its size
@@ -326,7 +321,7 @@ class _Reader:
 
     def _plain_gap(self, before: int, stop: int | None) -> Generator[Reject, None, int | None]:
         """Names bytes between a record and `stop`; returns a record that stands there."""
-        end = warc_record.end_of(self._bytes_at(before, _MAX_HEADER_BYTES))
+        end = warc_record.end_of(self._bytes_at(before, MAX_HEADER_BYTES))
         if end is None:
             return self.boundary(before + 1, stop)
         position = self._first_record(before + end, stop)
@@ -419,78 +414,3 @@ class _Reader:
             return compression.head(self._codec, self._stream, offset, size)
         self._stream.seek(offset)
         return self._stream.read(size)
-
-
-def _parse(source: Any) -> ArchiveIterator:
-    return ArchiveIterator(
-        source,
-        parse_http=False,
-        quirks_mode=True,
-        max_header_len=_MAX_HEADER_BYTES,
-        fsspec_args=False,
-    )
-
-
-class _Source:
-    """The file as FastWARC reads it, from an offset on; notes where members seem to start.
-
-    Attributes:
-      base: what FastWARC's offsets lack.
-    """
-
-    def __init__(self, stream: BinaryIO, codec: Codec | None, start: int):
-        self._stream = stream
-        self._magic = codec.magic if codec else b""
-        # A dictionary stands at the file's start and is needed wherever reading begins; FastWARC
-        # looks for it at offset 0 alone.
-        self._prelude = codec.prelude if codec and start else b""
-        self.base = start - len(self._prelude) if self._prelude else 0
-        self._marks: list[int] = []
-        self._position, self._block = start, b""  # what was read last, and a little before it
-        stream.seek(start)
-
-    def read(self, size: int = -1) -> bytes:
-        if self._prelude:
-            data, self._prelude = self._prelude, b""
-            return data
-        position = self._stream.tell()
-        data = self._stream.read(size)
-        if self._magic:
-            overlap = self._block[-_OVERLAP:]
-            self._position, self._block = position - len(overlap), overlap + data
-            found = self._block.find(self._magic, max(len(overlap) - len(self._magic) + 1, 0))
-            while found >= 0:
-                self._marks.append(self._position + found)
-                found = self._block.find(self._magic, found + 1)
-        return data
-
-    def four_bytes_before(self, offset: int) -> bytes:
-        """Returns what stands just before a record whose header was read."""
-        start = offset - 4 - self._position
-        if start >= 0:
-            return self._block[start : start + 4]
-        with _kept_position(self._stream):
-            self._stream.seek(offset - 4)
-            return self._stream.read(4)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._block = b""
-        return self._stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._stream.tell() - len(self._prelude) - self.base
-
-    def member_between(self, start: int, stop: int) -> bool:
-        """Returns whether a member may start between two offsets; forgets what comes before."""
-        below = bisect.bisect_right(self._marks, start)
-        upto = bisect.bisect_left(self._marks, stop)
-        del self._marks[:upto]
-        return upto > below
-
-
-@contextlib.contextmanager
-def _kept_position(stream: BinaryIO) -> Iterator[None]:
-    """Leaves a stream where it was, for FastWARC to read on."""
-    position = stream.tell()
-    yield
-    stream.seek(position)
