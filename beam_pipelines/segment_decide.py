@@ -15,6 +15,7 @@ Each step offers what the steps before have left. No text is moved.
 
 import dataclasses
 import itertools
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -27,7 +28,7 @@ from etils import epath
 from humpback_jax.corpus.filters import SegmentFilters
 from humpback_jax.corpus.near_duplicates import MinHash, in_bucket
 from humpback_jax.corpus.sketches import Sketcher, read_sketch
-from humpback_jax.rundir import StageDir, write_atomic
+from humpback_jax.rundir import StageDir, shard_name, write_atomic
 
 SKETCHES = "sketches"
 # Entries of a part: what a worker sorts at a time.
@@ -45,7 +46,10 @@ Dropped = tuple[int, tuple[str, bytes]]
 
 
 class Sketches:
-    """The sketches of a stage's extracted shards, kept beside them."""
+    """The sketches of a stage's extracted shards, kept beside them.
+
+    A sketch is named for the bytes of its shard too: one of a shard that was made anew is not used.
+    """
 
     def __init__(self, stage: StageDir, folder: str, sketcher: Sketcher):
         self._stage, self._folder, self._sketcher = stage, folder, sketcher
@@ -60,7 +64,9 @@ class Sketches:
         return read_sketch(self._path(index))
 
     def _path(self, index: int) -> epath.Path:
-        return self._stage.shard_path(index, SKETCHES).with_suffix(".npy")
+        marker = json.loads(self._stage.marker(index, self._folder).read_text())
+        name = f"{shard_name(index)}-{marker['sha256'][:8]}.npy"
+        return self._stage.path / SKETCHES / name
 
 
 def decide(

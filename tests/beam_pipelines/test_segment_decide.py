@@ -162,6 +162,15 @@ def test_rejects_are_the_same_when_only_some_shards_are_written_anew(tmp_path):
     assert [stage.shard_path(i, "rejects").read_bytes() for i in range(2)] == whole
 
 
+def test_sketch_of_a_shard_that_was_made_anew_is_not_used(tmp_path):
+    before, after = (divided(corpus(seed=n), 2, seed=0) for n in (1, 2))
+    stage = collected(tmp_path / "run", before, FILTERS)
+    for marker in stage.path.glob("shards/*.done.json"):
+        marker.unlink()
+    stage = collected(tmp_path / "run", after, FILTERS)
+    assert shards(stage) == shards(collected(tmp_path / "fresh", after, FILTERS))
+
+
 def test_beam_counters_equal_the_done_markers(tmp_path, monkeypatch):
     results = []
 
