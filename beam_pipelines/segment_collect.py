@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 
 from beam_pipelines.execution import BeamConfig, run_pipeline
-from beam_pipelines.segment_decide import Sketches, decide, rows_of, with_dropped
+from beam_pipelines.segment_decide import decide, with_dropped
 from beam_pipelines.segment_extract import EXTRACTED, MAX_EXAMPLES, PAGES, excerpt
+from beam_pipelines.segment_tables import Sketches, rows_of
 from humpback_jax import records
 from humpback_jax.corpus.filters import SegmentFilters
 from humpback_jax.corpus.sketches import Sketcher

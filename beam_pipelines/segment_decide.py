@@ -14,8 +14,6 @@ Each step offers what the steps before have left. No text is moved.
 """
 
 import dataclasses
-import itertools
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,14 +21,20 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 from apache_beam import pvalue
-from etils import epath
 
+from beam_pipelines.segment_tables import (
+    Dropped,
+    Sketches,
+    as_dropped,
+    divided,
+    gathered,
+    group_starts,
+    groups,
+    rows_left,
+)
 from humpback_jax.corpus.filters import SegmentFilters
 from humpback_jax.corpus.near_duplicates import MinHash, in_bucket
-from humpback_jax.corpus.sketches import Sketcher, read_sketch
-from humpback_jax.rundir import StageDir, shard_name, write_atomic
 
-SKETCHES = "sketches"
 # Entries of a part: what a worker sorts at a time.
 _PART = 1 << 20
 # Bytes of sample keys that may pile up before they are sorted.
@@ -40,33 +44,6 @@ _PLACE = [("file", "<u4"), ("row", "<u4")]
 _KEYED = np.dtype([("key", "<u8", 2), ("order", "<u8"), *_PLACE])
 _BANDED = np.dtype([("key", "<u8"), *_PLACE])
 _SAMPLED = np.dtype([("key", "<u8"), *_PLACE])
-
-# What goes back to a file: (index of the file, (reason, numbers of its rows as bytes)).
-Dropped = tuple[int, tuple[str, bytes]]
-
-
-class Sketches:
-    """The sketches of a stage's extracted shards, kept beside them.
-
-    A sketch is named for the bytes of its shard too: one of a shard that was made anew is not used.
-    """
-
-    def __init__(self, stage: StageDir, folder: str, sketcher: Sketcher):
-        self._stage, self._folder, self._sketcher = stage, folder, sketcher
-
-    def write(self, index: int) -> None:
-        """Writes a shard's sketch unless it is there."""
-        if not self._path(index).exists():
-            shard = self._stage.shard_path(index, self._folder)
-            write_atomic(self._path(index), self._sketcher.sketch_shard(shard))
-
-    def read(self, index: int) -> np.ndarray:
-        return read_sketch(self._path(index))
-
-    def _path(self, index: int) -> epath.Path:
-        marker = json.loads(self._stage.marker(index, self._folder).read_text())
-        name = f"{shard_name(index)}-{marker['sha256'][:8]}.npy"
-        return self._stage.path / SKETCHES / name
 
 
 def decide(
@@ -130,18 +107,6 @@ def with_dropped(files: Any, dropped: Any) -> Any:
     return _left(files, [dropped], "all")
 
 
-def rows_of(known: Iterable[tuple[str, bytes]]) -> dict[int, str]:
-    """Returns {row: reason} of what was dropped of a file."""
-    return {row: reason for reason, rows in known for row in np.frombuffer(rows, "<u4").tolist()}
-
-
-def _rows_left(sketch: np.ndarray, known: Iterable[tuple[str, bytes]]) -> np.ndarray:
-    left = np.ones(len(sketch), bool)
-    for _, rows in known:
-        left[np.frombuffer(rows, "<u4")] = False
-    return np.flatnonzero(left)
-
-
 class _Sketch(beam.DoFn):
     """Index of a file -> the same, once its sketch is there."""
 
@@ -151,41 +116,6 @@ class _Sketch(beam.DoFn):
     def process(self, element: int) -> Iterator[int]:
         self._sketches.write(element)
         yield element
-
-
-# Entries and parts.
-
-
-def _parts(entries: np.ndarray, parts: int) -> Iterator[tuple[int, bytes]]:
-    """Divides entries by their keys."""
-    keys = entries["key"] if entries["key"].ndim == 1 else entries["key"][:, 0]
-    for part, some in _groups(keys % np.uint64(parts)):
-        yield part, entries[some].tobytes()
-
-
-def _gather(chunks: Iterable[bytes], dtype: np.dtype) -> np.ndarray:
-    return np.frombuffer(b"".join(chunks), dtype)
-
-
-def _dropped(entries: np.ndarray, reason: str) -> Iterator[Dropped]:
-    """Yields entries as what is dropped of their files."""
-    for file, some in _groups(entries["file"]):
-        yield file, (reason, np.unique(entries["row"][some]).astype("<u4").tobytes())
-
-
-def _groups(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields every value with the indices at which it stands."""
-    order = np.argsort(values, kind="stable")
-    ends = [*_group_starts(values[order]).tolist(), len(values)]
-    for start, end in itertools.pairwise(ends):
-        yield int(values[order[start]]), order[start:end]
-
-
-def _group_starts(keys: np.ndarray) -> np.ndarray:
-    """Returns where groups of equal keys begin in sorted keys [N] or [N, 2]."""
-    differs = keys[1:] != keys[:-1]
-    differs = differs if differs.ndim == 1 else differs.any(axis=1)
-    return np.flatnonzero(np.concatenate(([True], differs))[: len(keys)])
 
 
 # Of equal keys the first are kept.
@@ -212,7 +142,7 @@ class _KeepFirst:
         key = entries["key"]
         by = (entries["row"], entries["file"], entries["order"], key[:, 1], key[:, 0])
         entries = entries[np.lexsort(by)]
-        starts = _group_starts(entries["key"])
+        starts = group_starts(entries["key"])
         sizes = np.diff(starts, append=len(entries))
         rank = np.arange(len(entries)) - np.repeat(starts, sizes)
         return entries[rank < self.limit], entries[rank >= self.limit]
@@ -236,11 +166,11 @@ class _Offer(beam.DoFn):
     def process(self, element: tuple[int, list[tuple[str, bytes]]]) -> Iterator[Any]:
         index, known = element
         sketch = self._sketches.read(index)
-        entries = self._step.entries(index, sketch, _rows_left(sketch, known))
+        entries = self._step.entries(index, sketch, rows_left(sketch, known))
         # A site with more in this file than it may have in all sends no more than that.
         kept, dropped = self._step.divide(entries)
-        yield from _parts(kept, self._parts)
-        for file_dropped in _dropped(dropped, self._step.reason):
+        yield from divided(kept, self._parts)
+        for file_dropped in as_dropped(dropped, self._step.reason):
             yield pvalue.TaggedOutput("dropped", file_dropped)
 
 
@@ -251,8 +181,8 @@ class _Keep(beam.DoFn):
         self._step = step
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Dropped]:
-        _, dropped = self._step.divide(_gather(element[1], _KEYED))
-        yield from _dropped(dropped, self._step.reason)
+        _, dropped = self._step.divide(gathered(element[1], _KEYED))
+        yield from as_dropped(dropped, self._step.reason)
 
 
 # Near duplicates.
@@ -267,24 +197,24 @@ class _OfferBands(beam.DoFn):
     def process(self, element: tuple[int, list[tuple[str, bytes]]]) -> Iterator[tuple[int, bytes]]:
         index, known = element
         sketch = self._sketches.read(index)
-        rows = _rows_left(sketch, known)
+        rows = rows_left(sketch, known)
         keys = sketch["bands"][rows]
         entries = np.zeros(keys.size, _BANDED)
         entries["key"], entries["file"] = keys.ravel(), index
         entries["row"] = np.repeat(rows, keys.shape[1])
-        yield from _parts(entries, self._parts)
+        yield from divided(entries, self._parts)
 
 
 class _Meet(beam.DoFn):
     """(part, bands) -> (file, bands that it shares with others, and whose they are)."""
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[tuple[int, bytes]]:
-        entries = _gather(element[1], _BANDED)
+        entries = gathered(element[1], _BANDED)
         entries = entries[np.argsort(entries["key"], kind="stable")]
-        starts = _group_starts(entries["key"])
+        starts = group_starts(entries["key"])
         sizes = np.diff(starts, append=len(entries))
         shared = entries[np.repeat(sizes > 1, sizes)]
-        for file, some in _groups(shared["file"]):
+        for file, some in groups(shared["file"]):
             yield file, shared[some].tobytes()
 
 
@@ -298,14 +228,14 @@ class _OfferSignatures(beam.DoFn):
         index, shared = element
         if not shared:
             return
-        bands = _gather(shared, _BANDED)
+        bands = gathered(shared, _BANDED)
         sketch = self._sketches.read(index)
         signatures = sketch["signature"][bands["row"]]
         entries = np.zeros(len(bands), _signed(signatures.shape[1]))
         for name in _BANDED.names or ():
             entries[name] = bands[name]
         entries["order"], entries["signature"] = sketch["id"][bands["row"]], signatures
-        yield from _parts(entries, self._parts)
+        yield from divided(entries, self._parts)
 
 
 def _signed(permutations: int) -> np.dtype:
@@ -321,14 +251,14 @@ class _Compare(beam.DoFn):
         self._min_hash = min_hash
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Dropped]:
-        entries = _gather(element[1], _signed(self._min_hash.permutations))
+        entries = gathered(element[1], _signed(self._min_hash.permutations))
         order = np.lexsort((entries["row"], entries["file"], entries["order"], entries["key"]))
-        starts = _group_starts(entries["key"][order])
+        starts = group_starts(entries["key"][order])
         dropped = [
             bucket[in_bucket(entries["signature"][bucket], self._min_hash)]
             for bucket in np.split(order, starts[1:])
         ]
-        yield from _dropped(entries[np.concatenate(dropped)], "near_duplicate")
+        yield from as_dropped(entries[np.concatenate(dropped)], "near_duplicate")
 
 
 # The sample.
@@ -346,7 +276,7 @@ def _outside_sample(left: Any, sketches: Sketches, size: int) -> Any:
 
 
 def _sample_entries(index: int, sketch: np.ndarray, known: Iterable) -> np.ndarray:
-    rows = _rows_left(sketch, known)
+    rows = rows_left(sketch, known)
     entries = np.zeros(len(rows), _SAMPLED)
     entries["key"], entries["file"], entries["row"] = sketch["sample"][rows], index, rows
     return entries
@@ -412,4 +342,4 @@ class _OutsideSample(beam.DoFn):
         after = (entries["file"] > file) | ((entries["file"] == file) & (entries["row"] > row))
         equal = entries["key"] == np.uint64(key)
         outside = (entries["key"] > np.uint64(key)) | (equal & after)
-        yield from _dropped(entries[outside], "not_sampled")
+        yield from as_dropped(entries[outside], "not_sampled")

@@ -14,6 +14,7 @@ from beam_pipelines.segment_extract import EXTRACTED, PAGES
 from humpback_jax.corpus.filters import SegmentFilters
 from humpback_jax.corpus.identity import sample_key
 from humpback_jax.corpus.near_duplicates import in_bucket
+from humpback_jax.corpus.sketches import Sketcher
 from humpback_jax.corpus.words import text_digest, word_hashes, words
 from humpback_jax.records import Reject, Segment, Signals, Source, stable_id
 from humpback_jax.rundir import Counts, StageDir
@@ -238,7 +239,7 @@ def test_last_of_the_smallest_is_that_of_all_keys_together(size, monkeypatch):
 
 def test_more_in_one_file_than_the_site_may_have_is_dropped_where_it_stands():
     step = segment_decide._KeepFirst("site", "sample", 2, "site_cap")
-    sketcher = segment_decide.Sketcher(0, None)
+    sketcher = Sketcher(0, None)
     rows = corpus(seed=1, size=30)
     sketch = sketcher.sketch(*zip(*((s.segment_id, s.site, s.text) for s in rows), strict=True))
     kept, dropped = step.divide(step.entries(4, sketch, np.arange(30)))

@@ -13,7 +13,7 @@ FILES = (
     *sorted((ROOT / "beam_pipelines").glob("segment*.py")),
 )
 # Calls that are given a reason, and functions that return one.
-GIVEN = ("reject", "reject_at", "Fault", "PageError", "_KeepFirst", "_dropped")
+GIVEN = ("reject", "reject_at", "Fault", "PageError", "_KeepFirst", "as_dropped")
 RETURNED = ("judge", "judge_header", "_judge_text")
 OTHERS = ("openassistant.py",)  # reasons of the seed stage
 
