@@ -102,5 +102,13 @@ def test_markup_holds_nothing_that_is_not_escaped():
     )
 
 
+def test_a_page_that_is_not_in_the_utf8_it_declares_is_decoded_anew():
+    russian = "<p>" + "Хлеб пекут из муки, воды и дрожжей. " * 20 + "</p>"
+    found = body_markup(page(russian.encode("cp1251"), charset="utf-8"), max_bytes=8000)
+    assert found == f"<body>{russian}</body>"
+    damaged = body_markup(page(russian.encode() + b"<p>\xff"), max_bytes=8000)
+    assert damaged == f"<body>{russian}<p>\ufffd</p></body>"
+
+
 def test_page_of_frames_has_no_body():
     assert body_markup(page(b"<frameset><frame src=x></frameset>"), max_bytes=8000) == ""
