@@ -9,9 +9,11 @@ from collections.abc import Iterator
 import paired
 from selectolax.lexbor import LexborHTMLParser
 
-from humpback_jax.corpus.filters import SegmentFilters, select
+from beam_pipelines.segment_extract import extract_part
+from humpback_jax.corpus.filters import SegmentFilters
 from humpback_jax.corpus.html import PageError, decode
 from humpback_jax.corpus.page import MAX_PAGE_BYTES, Page
+from humpback_jax.corpus.reading import Part, ReadConfig
 from humpback_jax.corpus.segments import HeaderNode, page_headers
 from humpback_jax.corpus.warc import read_pages
 from humpback_jax.records import Source
@@ -36,9 +38,8 @@ def segment(file: str) -> dict:
 
 
 def stage(file: str) -> dict:
-    filters = SegmentFilters()
-    kept = (len(select(page, nodes, filters)[0]) for page, nodes in pages_with_headers(file))
-    return {"segments": sum(kept)}
+    found = extract_part(Part((file,)), ReadConfig(), SegmentFilters())
+    return {"segments": len(found.segments)}
 
 
 def pages_with_headers(file: str) -> Iterator[tuple[Page, list[HeaderNode]]]:
