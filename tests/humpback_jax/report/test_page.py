@@ -95,7 +95,7 @@ def test_curation_is_shown_beside_the_base_rate(fake, tree):
 def test_conservation_is_spelled_out(fake, tree):
     laws = [plain(n) for n in tree.css("#corpus .law")]
     n = len(fake.segments)
-    assert laws[0] == f"{n // 4 + 9} pages={n // 4} read+8 rejected+1 error"
+    assert laws[0] == f"{n // 4 + 9} pages={n // 4} with segments+8 rejected+1 error"
     total = n + 3 * n + n // 2 + 7
     assert laws[1] == f"{total} headers on them={n} segments+{total - n} rejected+0 errors"
     assert laws[2] == "26 first turns=24 seed pairs+2 rejected+0 errors"
