@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import tensorstore
 from etils import epath
+from flax import serialization
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import PyTreeCheckpointer
 
@@ -211,3 +213,25 @@ def test_a_wrong_folder_is_named_with_the_right_one(saved, tmp_path):
             layout.require_checkpoint(path)
         assert words in str(caught.value)
     assert layout.require_checkpoint(saved) == saved
+
+
+def test_checkpoints_of_t5x_before_orbax_are_shown(tmp_path):
+    path = epath.Path(tmp_path / "checkpoint_10")
+    path.mkdir()
+    array = np.arange(24, dtype=np.float32).reshape(4, 6)
+    metadata = {"shape": [4, 6], "chunks": [2, 6], "dtype": "<f4"}
+    spec = {"driver": "zarr", "kvstore": f"file://{path}/target.w/", "metadata": metadata}
+    tensorstore.open(spec, create=True).result().write(array).result()
+    index = {"optimizer": {"step": np.int32(10), "target": {"w": "PLACEHOLDER://target.w"}}}
+    (path / "checkpoint").write_bytes(serialization.msgpack_serialize(index))
+    found = {leaf.name: leaf for leaf in layout.leaves(path)}
+    assert {name: leaf.shape for name, leaf in found.items()} == {
+        "target/w": (4, 6),
+        "optimizer/step": (),
+    }
+    assert (statistics(found["target/w"]).largest, statistics(found["optimizer/step"]).rms) == (
+        23,
+        10,
+    )
+    (step,) = layout.steps(tmp_path)
+    assert (step.step, step.status) == (10, layout.COMMITTED)
