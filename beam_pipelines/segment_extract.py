@@ -56,6 +56,7 @@ def extract_part(part: Part, reading: ReadConfig, filters: SegmentFilters) -> Ex
             page_examples.add(page)
             continue
         try:
+            filters.check_url(page.url)  # before the page is parsed
             nodes = page_headers(page, filters.max_page_bytes)
             kept, rejected, language = select(page, nodes, filters)
         except PageError as rejection:
