@@ -14,12 +14,12 @@ from etils import epath
 
 from beam_pipelines.execution import BeamConfig, run_pipeline
 from beam_pipelines.progress import shard_progress
-from humpback_jax.corpus.filters import SegmentFilters, node_id, select
+from humpback_jax.corpus.filters import SegmentFilters, node_id, select_page
 from humpback_jax.corpus.html import PageError
 from humpback_jax.corpus.page import Page
 from humpback_jax.corpus.profile import Profile
 from humpback_jax.corpus.reading import Part, ReadConfig, read_part
-from humpback_jax.corpus.segments import HeaderNode, page_headers
+from humpback_jax.corpus.segments import HeaderNode
 from humpback_jax.records import Reject, Segment
 from humpback_jax.rundir import Counts, StageDir, write_atomic
 
@@ -56,9 +56,7 @@ def extract_part(part: Part, reading: ReadConfig, filters: SegmentFilters) -> Ex
             page_examples.add(page)
             continue
         try:
-            filters.check_url(page.url)  # before the page is parsed
-            nodes = page_headers(page, filters.max_page_bytes)
-            kept, rejected, language = select(page, nodes, filters)
+            nodes, (kept, rejected, language) = select_page(page, filters)
         except PageError as rejection:
             page_examples.add(_page_reject(page, rejection.reason, rejection.detail))
         except Exception as error:  # one page must not end a file of thousands

@@ -10,7 +10,7 @@ from beam_pipelines.corpus_files import find_files, survey
 from beam_pipelines.segment import STAGE
 from beam_pipelines.segment_collect import shard_of
 from beam_pipelines.segment_inputs import locate
-from humpback_jax.corpus.explain import KEPT, explain
+from humpback_jax.corpus.explain import KEPT, explain, undecided
 from humpback_jax.corpus.filters import SegmentFilters
 from humpback_jax.corpus.page import Page
 from humpback_jax.corpus.reading import ReadConfig, read_part
@@ -33,7 +33,7 @@ def run(context: Context, url: str) -> None:
     if stage.is_done():
         later = functools.partial(_fate, stage, context.recipe.num_shards)
     else:
-        later = _kept_so_far
+        later = undecided
     for page in _pages_of(context.recipe.path(context.recipe.corpus), url, filters):
         print("\n".join(explain(page, filters, later)), flush=True)
 
@@ -54,11 +54,6 @@ def _pages_of(corpus: str, url: str, filters: SegmentFilters) -> Iterator[Page]:
         f"none of the {read} pages of '{corpus}' has the URL {url}: give it as the corpus has it, "
         "with http:// or https:// and every slash"
     )
-
-
-def _kept_so_far(segment_id: str) -> str:
-    del segment_id  # what needs the whole corpus has not been decided
-    return KEPT
 
 
 def _fate(stage: StageDir, num_shards: int, segment_id: str) -> str:

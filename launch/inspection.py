@@ -201,7 +201,7 @@ def _diff(options: argparse.Namespace) -> int:
         a, b = first.get(name), second.get(name)
         if a is None or b is None:
             rows.append((name, f"only in {options.path if b is None else options.other}", None))
-        elif (a.shape, a.dtype) != (b.shape, b.dtype) and a.shape != b.shape:
+        elif a.shape != b.shape:
             rows.append((name, f"{_kind(a)} against {_kind(b)}", None))
         else:
             note = "" if a.dtype == b.dtype else f"{a.dtype} against {b.dtype}"

@@ -2,18 +2,23 @@
 
 from collections.abc import Callable, Iterator
 
-from humpback_jax.corpus.filters import SegmentFilters, select
+from humpback_jax.corpus.filters import SegmentFilters, select_page
 from humpback_jax.corpus.html import PageError
 from humpback_jax.corpus.language import page_language
 from humpback_jax.corpus.page import Page
-from humpback_jax.corpus.segments import page_headers
 
 KEPT = "kept"
 _HEADER_CHARS = 80
 
 
+def undecided(segment_id: str) -> str:
+    """Returns the fate of a segment before anything was decided over the whole corpus."""
+    del segment_id
+    return KEPT
+
+
 def explain(
-    page: Page, filters: SegmentFilters, later: Callable[[str], str] = lambda segment_id: KEPT
+    page: Page, filters: SegmentFilters, later: Callable[[str], str] = undecided
 ) -> Iterator[str]:
     """Yields lines: what the page is, then one for each header with its fate.
 
@@ -28,8 +33,7 @@ def explain(
     kind = page.content_type or "no content type"
     yield f"  {_place(page)}: {status}{kind}, {len(page.payload):,} bytes"
     try:
-        nodes = page_headers(page, filters.max_page_bytes)
-        segments, rejected, _ = select(page, nodes, filters)
+        nodes, (segments, rejected, _) = select_page(page, filters)
     except PageError as rejection:
         yield f"  rejected: {rejection}"
         return

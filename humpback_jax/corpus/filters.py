@@ -23,7 +23,7 @@ from humpback_jax.corpus.near_duplicates import MinHash
 from humpback_jax.corpus.page import MAX_PAGE_BYTES, Page
 from humpback_jax.corpus.personal_data import DETECTORS
 from humpback_jax.corpus.repetition import repetition
-from humpback_jax.corpus.segments import HeaderNode
+from humpback_jax.corpus.segments import HeaderNode, page_headers
 from humpback_jax.corpus.words import words
 from humpback_jax.errors import UsageError
 
@@ -241,6 +241,17 @@ class SegmentFilters:
             raise PageError("blocked", "the URL or its domain is in the blocklist")
 
 
+def select_page(page: Page, filters: SegmentFilters) -> "tuple[list[HeaderNode], Selection]":
+    """Returns a page's headers and what the filters made of them.
+
+    Raises:
+      PageError: the page is blocked, cannot be parsed or has no header.
+    """
+    filters.check_url(page.url)
+    nodes = page_headers(page, filters.max_page_bytes)
+    return nodes, select(page, nodes, filters)
+
+
 class Selection(NamedTuple):
     """What the filters made of a page.
 
@@ -261,10 +272,7 @@ def select(page: Page, nodes: Sequence[HeaderNode], filters: SegmentFilters) -> 
     No text is kept twice: a node that passes the filters is left out ("inside_kept") when a node
     above it passes too.
 
-    Raises:
-      PageError: the page is blocked.
     """
-    filters.check_url(page.url)
     # Most pages have no node of the right length, and their language need not be known.
     judged = any(filters.is_length(node.length) for node in nodes)
     language = page_language(page, nodes) if judged else ""

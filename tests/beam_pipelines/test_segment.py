@@ -1,4 +1,3 @@
-import gzip
 import hashlib
 import json
 import pathlib
@@ -29,22 +28,8 @@ FILTERS = SegmentFilters(min_length=20, max_length=300, language="")
 TOPICS = ("Bread", "Yeast", "Ovens", "Flour", "Salt", "Crust", "Rolls", "Rye", "Wheat", "Dough")
 
 
-def archive(path, pages):
-    """Writes a WARC file of (url, html) pages, one gzip member each."""
-    members = []
-    for number, (url, html) in enumerate(pages):
-        block = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n{html}".encode()
-        head = (
-            f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: {url}\r\n"
-            f"WARC-Record-ID: <urn:{path.name}:{number}>\r\nContent-Length: {len(block)}\r\n\r\n"
-        )
-        members.append(gzip.compress(head.encode() + block + b"\r\n\r\n", mtime=0))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(members))
-
-
 @pytest.fixture
-def corpus(tmp_path):
+def corpus(tmp_path, archive):
     """Three archives: ten good segments each, one of them in all three, and rejects."""
     for n in range(3):
         pages = [
@@ -118,7 +103,7 @@ def test_rejects_have_examples_with_text_for_every_reason(tmp_path, corpus):
     assert ".warc.gz@" in rejects["no_header"].source
 
 
-def test_examples_are_few_and_all_rejects_are_counted(tmp_path):
+def test_examples_are_few_and_all_rejects_are_counted(tmp_path, archive):
     archive(tmp_path / "c" / "a.warc.gz", [("http://a.b/", "<h1>A</h1>x" * 90)])
     archive(tmp_path / "c" / "b.warc.gz", [("http://a.b/", f"<h1>Good</h1>{'word ' * 9}")])
     stage = run(tmp_path / "run", tmp_path / "c", num_shards=1)
@@ -178,7 +163,7 @@ def test_done_stage_is_skipped_even_without_its_archives(tmp_path, corpus):
         run(tmp_path / "run", corpus, SegmentFilters(min_length=30))
 
 
-def test_changed_archive_is_refused(tmp_path, corpus):
+def test_changed_archive_is_refused(tmp_path, corpus, archive):
     run(tmp_path / "run", corpus)
     archive(corpus / "1.warc.gz", [("http://a.b/", "<h1>New</h1>text")])
     with pytest.raises(UserError, match="another configuration"):
@@ -203,14 +188,14 @@ def test_same_archive_twice_keeps_each_text_once(tmp_path, corpus):
 
 
 def test_page_that_fails_is_an_error_and_the_archive_goes_on(tmp_path, corpus, monkeypatch):
-    original = segment_extract.page_headers
+    original = segment_extract.select_page
 
-    def page_headers(page, max_bytes):
+    def select_page(page, filters):
         if page.url == "http://site1.org/1/1":
             raise ZeroDivisionError("no such luck")
-        return original(page, max_bytes)
+        return original(page, filters)
 
-    monkeypatch.setattr(segment_extract, "page_headers", page_headers)
+    monkeypatch.setattr(segment_extract, "select_page", select_page)
     stage = run(tmp_path / "run", corpus)
     assert stage.summary()["pages"]["errors"] == 1
     assert stage.summary()["counts"]["records_out"] == 27

@@ -21,11 +21,10 @@ from collections.abc import Iterator, Sequence
 from corpus_mutations import Case, archive_case, page_case, sound_pages
 
 from beam_pipelines.segment_extract import extract_part
-from humpback_jax.corpus.filters import SegmentFilters, select
+from humpback_jax.corpus.filters import SegmentFilters, select_page
 from humpback_jax.corpus.html import PageError
 from humpback_jax.corpus.page import Page
 from humpback_jax.corpus.reading import Part, ReadConfig
-from humpback_jax.corpus.segments import page_headers
 from humpback_jax.corpus.warc import read_pages
 from humpback_jax.records import Source
 
@@ -67,8 +66,7 @@ def check_page(case: Case) -> None:
     source = Source("fuzz", 0, str(case.number))
     page = Page(source, "http://site.example/", "text/html", "", 200, "", case.content)
     try:
-        nodes = page_headers(page, FILTERS.max_page_bytes)
-        kept, rejected, _ = select(page, nodes, FILTERS)
+        nodes, (kept, rejected, _) = select_page(page, FILTERS)
     except PageError:
         return
     assert len(kept) + len(rejected) == len(nodes), "a header was lost"

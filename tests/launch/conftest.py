@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 import humpback_jax
+from launch.main import main
 
 TINY = """
 include 'recipes/quickstart.gin'
@@ -45,3 +46,16 @@ def tiny_recipe(tmp_path_factory):
     path = tmp_path_factory.mktemp("gin") / "tiny.gin"
     path.write_text(TINY)
     return path
+
+
+@pytest.fixture
+def ckpt(capsys):
+    """Returns a function that runs `humpback ckpt` and returns (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        code = main(["ckpt", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

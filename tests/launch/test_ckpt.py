@@ -16,19 +16,6 @@ from launch.main import main
 META = pathlib.Path(llama_variants.__file__).parent / "meta" / "llama2"
 
 
-@pytest.fixture
-def ckpt(capsys):
-    """Returns a function that runs `humpback ckpt` and returns (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        code = main(["ckpt", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
 def _files(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()

@@ -7,7 +7,6 @@ import pytest
 
 from humpback_jax import records, rundir
 from humpback_jax.checkpoints import orbax
-from launch.main import main
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +24,6 @@ def run_dir(tmp_path_factory):
     log = root / "M1" / "training_eval" / "validation" / "metrics.jsonl"
     rundir.write_atomic(log, records.to_jsonl(held_out))
     return root
-
-
-@pytest.fixture
-def ckpt(capsys):
-    """Returns a function that runs `humpback ckpt` and returns (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        code = main(["ckpt", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def test_ls_of_a_run_of_a_model_and_of_a_step(ckpt, run_dir):

@@ -8,7 +8,7 @@ import gin
 import pytest
 
 from humpback_jax.corpus import filters as filters_module
-from humpback_jax.corpus.filters import FUNNEL, SegmentFilters, funnel, select
+from humpback_jax.corpus.filters import FUNNEL, SegmentFilters, funnel, select, select_page
 from humpback_jax.corpus.header_filter import capital_share
 from humpback_jax.corpus.html import PageError
 from humpback_jax.corpus.identity import node_id, sample_key, site_of
@@ -38,7 +38,7 @@ def page(html, **changes):
 def judge(html, filters=SHORT, **changes):
     """Returns {header: reason}, "" for kept ones."""
     the_page = page(html, **changes)
-    segments, rejected, _ = select(the_page, page_headers(the_page, 1 << 20), filters)
+    _, (segments, rejected, _) = select_page(the_page, filters)
     return {s.header: "" for s in segments} | {node.header: reason for node, reason in rejected}
 
 

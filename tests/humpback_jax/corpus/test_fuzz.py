@@ -58,7 +58,7 @@ def test_what_fails_is_named(material, tmp_path, monkeypatch):
     def fail(*_):
         raise ValueError("parser broke")
 
-    monkeypatch.setattr("corpus_fuzz.page_headers", fail)
+    monkeypatch.setattr("corpus_fuzz.select_page", fail)
     results = list(run_cases(material, [("page", 3)], tmp_path))
     assert [(r[0], r[1], r[-1]) for r in results] == [("page", 3, "ValueError: parser broke")]
 
