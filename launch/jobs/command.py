@@ -1,0 +1,64 @@
+"""A command as data: printed by a dry run, run otherwise."""
+
+import dataclasses
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from humpback_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+      argv: its words, the program first; no shell reads them.
+      purpose: what it does, a phrase for who reads the dry run.
+      environment: variables that it gets besides those of this process.
+      costs: whether it starts something that is paid for by the hour.
+    """
+
+    argv: tuple[str, ...]
+    purpose: str = ""
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    costs: bool = False
+
+    def quoted(self) -> str:
+        """Returns the command as a line of a POSIX shell."""
+        variables = (f"{name}={shlex.quote(value)}" for name, value in self.environment.items())
+        return " ".join([*variables, shlex.join(self.argv)])
+
+
+class Place(Protocol):
+    """A configured place; its dataclass is bound by gin under its own name."""
+
+    def commands(self, humpback: Sequence[str]) -> list[Command]:
+        """Returns what runs `humpback ARGUMENTS` there; when the last one ends, it has ended.
+
+        Args:
+          humpback: the arguments, subcommand first, gin flags as they were given.
+        """
+        ...
+
+
+def script(commands: Sequence[Command]) -> str:
+    """Returns the commands as a shell script's lines, the purpose of each above it."""
+    lines = (f"# {c.purpose}\n{c.quoted()}" if c.purpose else c.quoted() for c in commands)
+    return "\n".join(lines)
+
+
+def run(command: Command) -> int:
+    """Runs a command with this process's terminal and returns its exit code.
+
+    Raises:
+      UserError: there is no such program here.
+    """
+    program = command.argv[0]
+    if shutil.which(program) is None:
+        raise UserError(f"there is no program '{program}' on this machine: install it, then again")
+    environment = {**os.environ, **command.environment}
+    return subprocess.run(command.argv, env=environment, check=False).returncode
