@@ -76,14 +76,24 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
       UsageError: the device count is not the product of the axes.
     """
     devices = list(devices if devices is not None else jax.devices())
+    shape = mesh_shape(config, len(devices))
+    return Mesh(_arrange(devices, shape, config.slices), AXES)
+
+
+def mesh_shape(config: MeshConfig, count: int) -> tuple[int, int, int, int]:
+    """Returns the sizes of the axes (data, fsdp, sequence, tensor) on `count` devices.
+
+    Raises:
+      UsageError: the count is not the product of the axes.
+    """
     given = config.data * config.fsdp * config.sequence * config.tensor
-    rest = max(1, len(devices) // -given) if given < 0 else 1
+    rest = max(1, count // -given) if given < 0 else 1
     data, fsdp = (rest if n == -1 else n for n in (config.data, config.fsdp))
     shape = (data, fsdp, config.sequence, config.tensor)
-    if math.prod(shape) != len(devices):
+    if math.prod(shape) != count:
         axes = " ".join(f"{name}={n}" for name, n in zip(AXES, shape, strict=True))
         raise UsageError(
-            f"the mesh {axes} does not divide the {len(devices)} devices at hand: bind MeshConfig "
+            f"the mesh {axes} does not divide the {count} devices at hand: bind MeshConfig "
             "to a product that does"
         )
     if data % config.slices:
@@ -91,7 +101,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
             f"MeshConfig.slices = {config.slices} does not divide data = {data}: slices are "
             "replicas, so bind MeshConfig.data to a multiple"
         )
-    return Mesh(_arrange(devices, shape, config.slices), AXES)
+    return shape
 
 
 def _arrange(devices: list[Any], shape: tuple[int, ...], slices: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -31,6 +32,11 @@ class Command:
         """Returns the command as a line of a POSIX shell."""
         variables = (f"{name}={shlex.quote(value)}" for name, value in self.environment.items())
         return " ".join([*variables, shlex.join(self.argv)])
+
+
+def humpback_here(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Returns the argv of a humpback of this very installation, on PATH or not."""
+    return (sys.executable, "-m", "launch.main", *arguments)
 
 
 class Place(Protocol):

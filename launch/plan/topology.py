@@ -9,7 +9,7 @@ from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
 from humpback_jax.hardware import CHIPS, TPU_COMPILER_OPTIONS, Chip
 
-_FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = (
     "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16",
     "16x16x16",
@@ -81,6 +81,17 @@ class Topology:
         """The public name, "v4-128": v4, v5p and tpu7x are counted in TensorCores, two a chip."""
         count = math.prod(self.dimensions) * self.chip.cores_per_chip
         return f"{self.kind}-{count}" + (f" x {self.slices}" if self.slices > 1 else "")
+
+    @property
+    def accelerator_type(self) -> str:
+        """The name of one slice to Google Cloud, "v5litepod-16" or "v4-128"."""
+        count = math.prod(self.dimensions) * self.chip.cores_per_chip
+        return f"{'v5litepod' if self.kind == 'v5e' else self.kind}-{count}"
+
+    @property
+    def num_devices(self) -> int:
+        """JAX devices of all slices together."""
+        return self.chips * self.chip.devices_per_chip
 
     def describe(self) -> str:
         """Returns "v4-128 (64 chips, 4x4x4)"."""

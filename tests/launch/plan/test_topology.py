@@ -49,4 +49,4 @@ def test_what_is_no_slice_is_refused_and_the_known_ones_are_listed(arguments, wo
 def test_every_known_shape_can_be_counted():
     for kind, shapes in SHAPES.items():
         for shape in shapes:
-            assert Topology(kind, shape).chips >= 4
+            assert Topology(kind, shape).chips >= 1

@@ -1,0 +1,19 @@
+"""The places by name, and which bindings a stage's place has."""
+
+from launch.jobs.command import Place
+from launch.jobs.local import Local
+
+PLACES: dict[str, type[Place]] = {
+    "local": Local,
+}
+
+_GROUPS = {"segment": "segment", "augment": "augment", "evaluate": "evaluate"}
+
+
+def group_of(stage: str) -> str:
+    """Returns the group of a stage, whose name is the scope of its place: "train" for "M1"."""
+    if stage.startswith("curate") and stage.removeprefix("curate").isdigit():
+        return "curate"
+    if stage in ("world", "seed", "report"):
+        return "rest"
+    return _GROUPS.get(stage, "train")
