@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from humpback_jax.errors import UsageError, UserError
 from humpback_jax.hardware import TPU_COMPILER_OPTIONS
 from launch import ckpt, inspection
+from launch.jobs import cli
+from launch.jobs.environment import libtpu_arguments
 from launch.plan import flags as plan_flags
 
 _SINGLE = {
@@ -64,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="show what is done, running and left")
     status.add_argument("run_dir")
     ckpt.add_parser(commands, pod_flags)
+    cli.add_parser(commands, gin_flags)
     text = plan_flags.DESCRIPTION
     plan_flags.add(commands.add_parser("plan", help=text, description=text, parents=[gin_flags]))
     return parser
@@ -84,6 +87,7 @@ def _split_bindings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _run(arguments: Sequence[str]) -> int:
     """Runs a command and returns the exit code."""
+    arguments, launched = cli.split(arguments)
     rest, bindings = _split_bindings(arguments)
     options = _parser().parse_args(rest)
     if options.command == "status":
@@ -100,6 +104,8 @@ def _run(arguments: Sequence[str]) -> int:
 
         command.run(options, bindings, search)
         return 0
+    if options.command == "launch":
+        return cli.run(options, bindings, search, launched, _launched_stage)
     from humpback_jax import distributed
 
     if options.distributed or options.coordinator_address or options.process_count:
@@ -129,6 +135,21 @@ def _run(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _launched_stage(arguments: Sequence[str]) -> str:
+    """Returns the stage that a launched subcommand runs, "run" for all of them."""
+    from launch import configuration
+    from launch.recipe import Recipe
+
+    rest, _ = _split_bindings(arguments)
+    options = _parser().parse_args(rest)
+    if options.command not in ("run", "train", "curate", *_SINGLE):
+        raise UsageError(
+            f"`humpback {options.command}` works on this machine alone: launch a stage, or run"
+        )
+    recipe = configuration.build(Recipe)
+    return "run" if options.command == "run" else _stage_name(options, recipe)
+
+
 def _stage_name(options: argparse.Namespace, recipe) -> str:
     """Returns the stage that a single command means, if the recipe has it."""
     name, kind, known = options.command, "stage", (*recipe.stages, "world", "pretrain")
@@ -147,8 +168,7 @@ def _set_environment() -> None:
 
     What they say of themselves nobody can act on.
     """
-    options = (f"--{name}={value}" for name, value in TPU_COMPILER_OPTIONS.items())
-    os.environ.setdefault("LIBTPU_INIT_ARGS", " ".join(options))
+    os.environ.setdefault("LIBTPU_INIT_ARGS", libtpu_arguments(TPU_COMPILER_OPTIONS))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     noise = ("apitools not found", "Resource module is not available")  # Beam without [gcp]
