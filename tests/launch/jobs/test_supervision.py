@@ -23,7 +23,7 @@ QUOTA = (
     "ERROR: (gcloud.compute.tpus.queued-resources.create) RESOURCE_EXHAUSTED: Quota limit "
     "'TPUV5sLitepodPerProjectPerZoneForTPUAPI' has been exceeded. Limit: 0 in zone us-west4-a."
 )
-STAGE = ("train", "--gin_file=recipes/quickstart.gin", "--gin.RUN_DIR=\"gs://it's/a $run\"")
+STAGE = ("train", "--gin_file=recipes/quickstart.gin", '--gin.RUN_DIR="gs://it\'s/a $run"')
 UV = """#!/usr/bin/env bash
 if [ "$1" = pip ]; then
   mkdir -p venv/bin
@@ -172,7 +172,8 @@ def test_no_quota_is_one_sentence_that_says_what_to_do(cloud, where):
 
 
 def test_a_request_that_is_refused_says_why(cloud):
-    cloud([], errors={"create": ["ERROR: (gcloud) PERMISSION_DENIED: TPU API is not enabled\nmore"]})
+    refusal = "ERROR: (gcloud) PERMISSION_DENIED: TPU API is not enabled\nmore"
+    cloud([], errors={"create": [refusal]})
     with pytest.raises(UserError, match="PERMISSION_DENIED: TPU API is not enabled"):
         _run(_vm())
 
