@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -104,6 +105,16 @@ def test_what_runs_is_not_started_again_and_saves_when_it_is_stopped(worker):
     _until((worker.job / "ready").exists, True)
     assert _state(worker) == "running"
     assert "runs already" in worker("start", "job", "2", "0", "env", "FATE=0", "humpback")
+    worker("stop", "job")
+    _until(lambda: _state(worker), "exit 42")
+
+
+def test_a_machine_that_shuts_down_leaves_the_exit_code(worker):
+    """All its processes are told to end, the shell that waits among them."""
+    worker("start", "job", "1", "0", "env", "FATE=until told", "humpback")
+    _until((worker.job / "ready").exists, True)
+    os.kill(int((worker.job / "running").read_text()), signal.SIGTERM)
+    time.sleep(0.2)
     worker("stop", "job")
     _until(lambda: _state(worker), "exit 42")
 
