@@ -149,12 +149,12 @@ def test_its_container_gives_humpback_our_words_and_the_signal(template, tmp_pat
     container = subprocess.Popen(
         command, env={**os.environ, "PATH": path}, cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not (tmp_path / "ready").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     container.send_signal(signal.SIGTERM)
-    out = container.communicate(timeout=20)[0]
+    out = container.communicate(timeout=120)[0]
     assert "EXIT_CODE=42" in out
     assert container.returncode == 42
     given, flags = json.loads((tmp_path / "given.json").read_text())

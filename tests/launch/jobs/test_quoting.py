@@ -71,7 +71,7 @@ def record(tmp_path, programs, monkeypatch):
         subprocess.run(["bash", "-c", text], check=True, cwd=tmp_path, timeout=30)
         record = tmp_path / "record.json"
         exit_code = home / "humpback" / "jobs" / "train-m1" / "exit_code"
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while "gcloud" in text and not exit_code.exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -42,7 +42,7 @@ def worker(tmp_path, monkeypatch):
     def run(name, *arguments, **more):
         done = subprocess.run(
             ["bash", "-c", (SCRIPTS / f"{name}.sh").read_text(), name, *arguments],
-            env={**environment, **more}, capture_output=True, text=True, check=False, timeout=30,
+            env={**environment, **more}, capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -53,7 +53,7 @@ def worker(tmp_path, monkeypatch):
 
 
 def _until(look, wanted):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while look() != wanted:
         assert time.monotonic() < deadline, look()
         time.sleep(0.05)

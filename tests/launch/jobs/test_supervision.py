@@ -248,12 +248,15 @@ def test_a_supervisor_that_is_interrupted_is_followed_by_another(cloud, number, 
         f"sys.exit(supervision.run(vm, {(*STAGE, '--model=M1')!r}))"
     )
     first = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 30
-    while not (folder / "ran-0-0").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    first.send_signal(number)
-    assert "goes on and is paid for" in first.communicate(timeout=30)[1]
+    try:
+        deadline = time.monotonic() + 120
+        while not (folder / "ran-0-0").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        first.send_signal(number)
+        assert "goes on and is paid for" in first.communicate(timeout=120)[1]
+    finally:
+        first.kill()
     assert first.returncode == code
     assert "delete" not in _verbs(folder)
     job = folder / "worker0" / "humpback" / "jobs" / "train-m1"
