@@ -57,8 +57,8 @@ def script(commands: Sequence[Command]) -> str:
     return "\n".join(lines)
 
 
-def run(command: Command) -> int:
-    """Runs a command with this process's terminal and returns its exit code.
+def environment_of(command: Command) -> dict[str, str]:
+    """Returns the environment that a command gets on this machine.
 
     Raises:
       UserError: there is no such program here.
@@ -66,5 +66,14 @@ def run(command: Command) -> int:
     program = command.argv[0]
     if shutil.which(program) is None:
         raise UserError(f"there is no program '{program}' on this machine: install it, then again")
-    environment = {**os.environ, **command.environment}
+    return {**os.environ, **command.environment}
+
+
+def run(command: Command) -> int:
+    """Runs a command with this process's terminal and returns its exit code.
+
+    Raises:
+      UserError: there is no such program here.
+    """
+    environment = environment_of(command)
     return subprocess.run(command.argv, env=environment, check=False).returncode
