@@ -13,7 +13,8 @@ that start together at least one lists after both have written, so both may refu
 go on.
 
 A claim is dead once its process is gone, which is known on its own machine by process number and
-start time; elsewhere, once its last sign of life is STALE_SECONDS old. A holder that could not give
+start time; elsewhere, once its last sign of life is STALE_SECONDS old. Who finds a claim of another
+machine waits for its next sign of life, to refuse, or for its death. A holder that could not give
 one for LATE_SECONDS, less than that by more than clocks may differ, has to look again, as it did in
 the beginning, before it starts anything.
 """
@@ -27,6 +28,7 @@ import pathlib
 import platform
 import re
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -41,8 +43,9 @@ from humpback_jax.errors import UserError
 FOLDER = "drivers"
 RUN = "run"  # what a driver works on; a command of one stage works on that stage
 PERIOD_SECONDS = 60.0
-LATE_SECONDS = 300.0
-STALE_SECONDS = 600.0
+LATE_SECONDS = 150.0
+STALE_SECONDS = 300.0
+LOOK_SECONDS = 1.0
 # What a killed driver started on its own machine ends within this time (launch.jobs.supervise).
 _ORPHAN_SECONDS = 60.0
 _NAME = re.compile(r"[0-9a-f]{32}\.json")
@@ -216,19 +219,47 @@ class Held:
             _remove(self._path)
 
     def _take(self) -> None:
-        rundir.write_json(self._path, self.claim)
+        """Writes the claim for good once no other one excludes it.
+
+        Raises:
+          UserError: another one does, and its process lives.
+        """
+        seen: dict[str, float] = {}
+        deadline = time.monotonic() + _ORPHAN_SECONDS
+        while rivals := self._claim_and_look():
+            for rival in rivals:
+                if not self._may_end(rival, seen, deadline):
+                    raise UserError(self._refusal(rival))
+            time.sleep(LOOK_SECONDS)
+        for claim in read_all(self._run_dir):
+            if claim.id != self.id and not claim.is_live():
+                _remove(self._path.parent / f"{claim.id}.json")
+
+    def _claim_and_look(self) -> list[Claim]:
+        """Writes the claim and returns those that exclude it, for which it is withdrawn again."""
+        now = time.time()
+        self.claim = dataclasses.replace(self.claim, since=now, heartbeat=now)
         try:
-            deadline = time.monotonic() + _ORPHAN_SECONDS
-            while rivals := self._rivals():
-                if time.monotonic() > deadline or not all(map(self._is_ending, rivals)):
-                    raise UserError(self._refusal(rivals[0]))
-                time.sleep(0.5)
-            for claim in read_all(self._run_dir):
-                if claim.id != self.id and not claim.is_live():
-                    _remove(self._path.parent / f"{claim.id}.json")
+            rundir.write_json(self._path, self.claim)
+            rivals = self._rivals()
         except BaseException:
             _remove(self._path)
             raise
+        if rivals:
+            _remove(self._path)
+        return rivals
+
+    def _may_end(self, rival: Claim, seen: dict[str, float], deadline: float) -> bool:
+        """Returns whether a rival may be about to end, or be dead already, so that waiting helps.
+
+        One of another machine may be: it gave no sign of life since it was first seen. So what was
+        cut off with its machine goes on elsewhere as soon as the old claim is dead.
+        """
+        if rival.machine == _machine():
+            return self._is_ending(rival) and time.monotonic() < deadline
+        if rival.id not in seen:
+            print(f"waiting for a sign of life: {self._refusal(rival)}", file=sys.stderr)
+        return seen.setdefault(rival.id, rival.heartbeat) == rival.heartbeat
 
     def _is_ending(self, rival: Claim) -> bool:
         """Returns whether a claim is of what ends with its driver, which was killed here."""
@@ -248,8 +279,10 @@ class Held:
         )
 
     def _rivals(self) -> list[Claim]:
-        others = (claim for claim in read_all(self._run_dir) if claim.id != self.id)
-        return [claim for claim in others if claim.excludes(self.claim) and claim.is_live()]
+        others = [c for c in read_all(self._run_dir) if c.id != self.id and c.is_live()]
+        if self.claim.driver in (claim.id for claim in others):
+            return []  # the driver excludes all others, who may be about to withdraw
+        return [claim for claim in others if claim.excludes(self.claim)]
 
     def _lose(self, reason: str) -> None:
         self._lost = (

@@ -88,6 +88,32 @@ def parse(
             ) from error
 
 
+def own_files(
+    gin_files: Sequence[str], search_paths: Sequence[str] = ()
+) -> dict[str, pathlib.Path]:
+    """Returns the gin files, includes among them, that do not come with the package.
+
+    Args:
+      gin_files: names, as of `parse`.
+      search_paths: as of `parse`.
+
+    Returns:
+      Where each file lies, by the name under which it is asked for.
+    """
+    package = package_configs()
+    paths = [pathlib.Path(p) for p in (".", *search_paths, package.parent, package)]
+    found: dict[str, pathlib.Path] = {}
+    waiting = list(gin_files)
+    while waiting:
+        name = waiting.pop(0)
+        path = _find(name, paths)
+        if name in found or path.resolve().is_relative_to(package.resolve()):
+            continue
+        found[name] = path
+        waiting += _INCLUDE.findall(path.read_text())
+    return found
+
+
 def _with_includes(name: str, paths: Sequence[pathlib.Path], within: tuple[str, ...]) -> str:
     """Returns the text of a file with its includes in place.
 

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from humpback_jax.errors import UsageError, UserError
 from humpback_jax.hardware import TPU_COMPILER_OPTIONS
 from launch import ckpt, inspection
+from launch.jobs import cli
+from launch.jobs.environment import libtpu_arguments
 from launch.plan import flags as plan_flags
 
 _SINGLE = {
@@ -68,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="show what is done, running and left")
     status.add_argument("run_dir")
     ckpt.add_parser(commands, pod_flags)
+    cli.add_parser(commands, gin_flags)
     text = plan_flags.DESCRIPTION
     plan_flags.add(commands.add_parser("plan", help=text, description=text, parents=[gin_flags]))
     return parser
@@ -88,6 +91,7 @@ def _split_bindings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _run(arguments: Sequence[str]) -> int:
     """Runs a command and returns the exit code."""
+    arguments, launched = cli.split(arguments)
     rest, bindings = _split_bindings(arguments)
     options = _parser().parse_args(rest)
     if options.command == "status":
@@ -104,6 +108,8 @@ def _run(arguments: Sequence[str]) -> int:
 
         command.run(options, bindings, search)
         return 0
+    if options.command == "launch":
+        return cli.run(options, bindings, search, launched, _launched_stage)
     from humpback_jax import distributed
 
     if options.distributed or options.coordinator_address or options.process_count:
@@ -116,6 +122,7 @@ def _run(arguments: Sequence[str]) -> int:
     from humpback_jax import rundir
     from launch import configuration, loop
     from launch.context import Context
+    from launch.jobs.gin_files import GinFlags
     from launch.jobs.launch_plan import Launcher
     from launch.recipe import Recipe
 
@@ -127,7 +134,8 @@ def _run(arguments: Sequence[str]) -> int:
 
         explain.run(context, options.explain)
     elif options.command == "run":
-        launcher = Launcher(context, _gin_flags(options, bindings), options.engine)
+        flags = GinFlags(tuple(options.gin_file), tuple(bindings), tuple(search)).arguments()
+        launcher = Launcher(context, flags, options.engine)
         if options.dry_run:
             print(launcher.describe())
         else:
@@ -137,11 +145,19 @@ def _run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _gin_flags(options: argparse.Namespace, bindings: Sequence[str]) -> list[str]:
-    """Returns the gin flags as a command of another process takes them."""
-    files = [f"--gin_file={name}" for name in options.gin_file]
-    search = [f"--gin_search_paths={options.gin_search_paths}"] if options.gin_search_paths else []
-    return [*files, *search, *(f"--gin.{binding}" for binding in bindings)]
+def _launched_stage(arguments: Sequence[str]) -> str:
+    """Returns the stage that a launched subcommand runs, "run" for all of them."""
+    from launch import configuration
+    from launch.recipe import Recipe
+
+    rest, _ = _split_bindings(arguments)
+    options = _parser().parse_args(rest)
+    if options.command not in ("run", "train", "curate", *_SINGLE):
+        raise UsageError(
+            f"`humpback {options.command}` works on this machine alone: launch a stage, or run"
+        )
+    recipe = configuration.build(Recipe)
+    return "run" if options.command == "run" else _stage_name(options, recipe)
 
 
 def _stage_name(options: argparse.Namespace, recipe) -> str:
@@ -162,8 +178,7 @@ def _set_environment() -> None:
 
     What they say of themselves nobody can act on.
     """
-    options = (f"--{name}={value}" for name, value in TPU_COMPILER_OPTIONS.items())
-    os.environ.setdefault("LIBTPU_INIT_ARGS", " ".join(options))
+    os.environ.setdefault("LIBTPU_INIT_ARGS", libtpu_arguments(TPU_COMPILER_OPTIONS))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # gcsfs would answer from what it once listed, and not see what other machines have done since.
     os.environ.setdefault("FSSPEC_GCS", '{"use_listings_cache": false}')

@@ -57,16 +57,24 @@ def script(commands: Sequence[Command]) -> str:
     return "\n".join(lines)
 
 
-def environment_of(command: Command) -> dict[str, str]:
-    """Returns the environment that a command gets on this machine.
+# How the programs that are not everywhere come onto a machine.
+_INSTALLED_BY = {
+    "gcloud": "cloud.google.com/sdk/docs/install, then `gcloud auth login`",
+    "kubectl": "`gcloud components install kubectl`",
+    "xpk": "`pip install xpk` in an environment of its own",
+    "docker": "docs.docker.com/engine/install",
+}
 
-    Raises:
-      UserError: there is no such program here.
-    """
+
+def check_program(command: Command) -> None:
+    """Raises UserError if this machine has not the program of a command."""
     program = command.argv[0]
     if shutil.which(program) is None:
-        raise UserError(f"there is no program '{program}' on this machine: install it, then again")
-    return {**os.environ, **command.environment}
+        how = _INSTALLED_BY.get(program)
+        raise UserError(
+            f"there is no program '{program}' on this machine: install it"
+            f"{f' ({how})' if how else ''} and run the same again"
+        )
 
 
 def run(command: Command) -> int:
@@ -75,5 +83,21 @@ def run(command: Command) -> int:
     Raises:
       UserError: there is no such program here.
     """
-    environment = environment_of(command)
+    check_program(command)
+    environment = {**os.environ, **command.environment}
     return subprocess.run(command.argv, env=environment, check=False).returncode
+
+
+def run_all(commands: Sequence[Command]) -> int:
+    """Runs commands one after the other; returns the exit code of the first that fails, or 0.
+
+    Raises:
+      UserError: a program is missing; none was run.
+    """
+    for command in commands:
+        check_program(command)
+    for command in commands:
+        code = run(command)
+        if code:
+            return code
+    return 0

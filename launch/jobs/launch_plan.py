@@ -5,13 +5,13 @@ import shlex
 import time
 from collections.abc import Sequence
 
-from humpback_jax import rundir
 from humpback_jax.configurable import configurable
 from humpback_jax.errors import PreemptedError, UsageError, UserError
 from launch import configuration
 from launch.claims import Held
 from launch.context import Context, command_of
 from launch.ending import EndWatch
+from launch.jobs import checks
 from launch.jobs.command import Command, Place, script
 from launch.jobs.places import PLACES, group_of
 from launch.jobs.supervise import Supervised
@@ -20,8 +20,6 @@ HERE = "here"
 _POLL_SECONDS = 0.2
 _BEAM = ("dataflow", "flink")  # run Beam's jobs and nothing else
 _BEAM_GROUPS = ("segment", "augment", "curate")
-# Machines that see nothing of this one's disk. (Flink's workers may be processes of this one.)
-_FAR = ("tpu-vm", "xpk", "dataflow")
 
 
 @configurable
@@ -219,19 +217,15 @@ class Launcher:
         return getattr(self._place(stage), "processes", 1)
 
     def _check(self, stage: str) -> None:
-        place, run_dir = self._plan.place_of(stage), self._context.recipe.run_dir
-        if place in _FAR and not rundir.is_remote(run_dir):
-            raise UsageError(
-                f"RUN_DIR is {run_dir}, which {place} (LaunchPlan.{group_of(stage)}) does not see: "
-                "give one in a bucket, gs://..."
-            )
+        place, group = self._plan.place_of(stage), group_of(stage)
+        checks.check(self._place(stage), stage, self._context.recipe)
         if place in _BEAM and self._engine == "pod":
             raise UsageError(
-                f"--engine=pod is without Beam, which {place} (LaunchPlan.{group_of(stage)}) is: "
-                "leave --engine out"
+                f"--engine=pod is without Beam, which {place} (LaunchPlan.{group}) is: leave "
+                "--engine out"
             )
         if self._processes(stage) > 1 and not is_shared(stage, self._engine_of(stage)):
             raise UsageError(
                 f"stage {stage} runs in one process and {place} has {self._processes(stage)}: "
-                f"choose another place for LaunchPlan.{group_of(stage)}"
+                f"choose another place for LaunchPlan.{group}"
             )

@@ -38,7 +38,8 @@ class Local:
         if self.processes > 1:
             group = (sys.executable, "-m", "launch.jobs.processes", f"--processes={self.processes}")
             argv = (*group, "--", *argv)
-        purpose = f"humpback {humpback[0]} in {self.processes} process(es) on this machine"
+        some = f"{self.processes} processes" if self.processes > 1 else "a process"
+        purpose = f"humpback {humpback[0]} in {some} of this machine"
         return [Command(argv, purpose, self._environment())]
 
     def _environment(self) -> dict[str, str]:

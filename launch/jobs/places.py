@@ -1,10 +1,16 @@
 """The places by name, and which bindings a stage's place has."""
 
 from launch.jobs.command import Place
+from launch.jobs.dataflow import Dataflow
 from launch.jobs.local import Local
+from launch.jobs.tpu_vm import TpuVm
+from launch.jobs.xpk import Xpk
 
 PLACES: dict[str, type[Place]] = {
     "local": Local,
+    "tpu-vm": TpuVm,
+    "xpk": Xpk,
+    "dataflow": Dataflow,
 }
 
 _GROUPS = {"segment": "segment", "augment": "augment", "evaluate": "evaluate"}

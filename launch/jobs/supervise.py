@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from launch.jobs.command import Command, environment_of
+from launch.jobs.command import Command, check_program
 
 PATIENCE_SECONDS = 30.0
 
@@ -30,7 +30,8 @@ class Supervised:
         Raises:
           UserError: there is no such program here.
         """
-        environment = environment_of(command)
+        check_program(command)
+        environment = {**os.environ, **command.environment}
         here, self._open = os.pipe()
         argv = [sys.executable, "-m", "launch.jobs.supervise", str(here), "--", *command.argv]
         try:

@@ -23,6 +23,11 @@ SHAPES: dict[str, tuple[str, ...]] = {
 }
 
 
+# Chips of one virtual machine; slices of v5e and v6e of up to 8 chips are one.
+_CHIPS_PER_HOST = 4
+_CHIPS_OF_ONE_HOST = {"v5e": 8, "v6e": 8}
+
+
 @configurable
 @dataclasses.dataclass(frozen=True)
 class Topology:
@@ -89,6 +94,14 @@ class Topology:
         return f"{'v5litepod' if self.kind == 'v5e' else self.kind}-{count}"
 
     @property
+    def hosts(self) -> int:
+        """Virtual machines of one slice, as Cloud TPU makes them."""
+        chips = math.prod(self.dimensions)
+        if chips <= _CHIPS_OF_ONE_HOST.get(self.kind, 0):
+            return 1
+        return chips // _CHIPS_PER_HOST
+
+    @property
     def num_devices(self) -> int:
         """JAX devices of all slices together."""
         return self.chips * self.chip.devices_per_chip
@@ -114,7 +127,32 @@ class Topology:
         options: dict[str, Any] = {"num_slices": self.slices} if self.slices > 1 else {}
         if self.kind in ("v4", "v5p"):
             options["chip_config_name"] = "megacore"  # else each of its two cores is a device
+        if self.shape == "1x1":
+            options["chips_per_host_bounds"] = (1, 1, 1)
         described = topologies.get_topology_desc(
             platform="tpu", topology_name=f"{self.kind}:{self.shape}", **options
         )
         return described.devices
+
+
+def bound_or_none() -> Topology | None:
+    """Returns the topology that the gin files bind, under the scope at hand; None without one."""
+    try:
+        return Topology()  # pyright: ignore
+    except TypeError:
+        return None
+
+
+def bound() -> Topology:
+    """Returns the topology that the gin files bind, under the scope at hand.
+
+    Raises:
+      UsageError: they bind none.
+    """
+    found = bound_or_none()
+    if found is None:
+        raise UsageError(
+            "the gin files name no TPU slice: add one, as --gin_file=meshes/v5e_16.gin, or bind "
+            "Topology.kind and Topology.shape"
+        )
+    return found

@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# ask for v5e-16 (16 chips, 4x4)
+gcloud compute tpus queued-resources create hb --project=project --zone=us-west4-a --accelerator-type=v5litepod-16 --runtime-version=v2-alpha-tpuv5-lite --node-id=hb --reserved --network=net --internal-ips
+# install humpback on every worker
+gcloud compute tpus queued-resources ssh hb '--command=bash -c '"'"'#!/usr/bin/env bash
+# Installs Python and humpback on a worker of a TPU slice, unless that very package is there.
+#   setup.sh PYTHON PACKAGE IDENTITY
+# PACKAGE is a requirement (git+https://...), a wheel in a bucket (gs://...), or the name of a wheel
+# that was copied into the home folder. IDENTITY tells two wheels of one name apart.
+set -euo pipefail
+python=$1 package=$2 identity="$1 $2 $3"
+mkdir -p "$HOME/humpback/jobs"
+cd "$HOME/humpback"
+if [ "$(cat installed 2> /dev/null || true)" = "$identity" ]; then
+  echo "humpback: $package is installed"
+  exit 0
+fi
+rm -f installed
+case $package in
+  gs://*)
+    gcloud storage cp "$package" .
+    source="file://$PWD/${package##*/}" ;;
+  git+*) source=$package ;;
+  *) source="file://$HOME/$package" ;;
+esac
+# The images come with another Python than ours, and some without pip or venv: uv needs neither.
+if [ ! -x uv/uv ]; then
+  curl -LsSf https://astral.sh/uv/install.sh | env UV_UNMANAGED_INSTALL="$PWD/uv" sh
+fi
+uv/uv venv --quiet --clear --python "$python" venv
+uv/uv pip install --quiet --python venv/bin/python "humpback-jax[tpu] @ $source"
+echo "$identity" > installed
+echo "humpback: $package was installed"
+'"'"' setup.sh 3.12 gs://bucket/wheels/humpback_jax-1-py3-none-any.whl '"'"''"'"'' --project=project --zone=us-west4-a --quiet --worker=all --node=all --tunnel-through-iap
+# start humpback augment on every worker
+gcloud compute tpus queued-resources ssh hb '--command=bash -c '"'"'#!/usr/bin/env bash
+# Starts a command on a worker so that it outlives the connection, and returns.
+#   start.sh JOB ATTEMPT FILES [NAME TEXT]... COMMAND...
+# In ~/humpback/jobs/JOB lie then: the FILES, log (all that the command says), running (the process
+# that waits for it) and, once it has ended, exit_code. Started again under the same ATTEMPT, as when
+# the connection broke, it changes nothing; nor while the command still runs.
+set -euo pipefail
+job="$HOME/humpback/jobs/$1" attempt=$2 files=$3
+shift 3
+mkdir -p "$job"
+cd "$job"
+boot=$(cat /proc/sys/kernel/random/boot_id)
+if [ ! -e exit_code ] && [ "$(cat boot 2> /dev/null || true)" = "$boot" ] &&
+  kill -0 "$(cat running)" 2> /dev/null; then
+  echo "humpback: runs already"
+  exit 0
+fi
+if [ -e exit_code ] && [ "$(cat attempt)" = "$attempt" ]; then
+  echo "humpback: has ended already"
+  exit 0
+fi
+while [ "$files" -gt 0 ]; do
+  mkdir -p "$(dirname "$1")"
+  printf %s "$2" > "$1"
+  shift 2
+  files=$((files - 1))
+done
+rm -f exit_code running
+echo "$attempt" > attempt
+echo "$boot" > boot
+
+supervise() {
+  local code=0
+  echo "$BASHPID" > running
+  "$@" || code=$?
+  echo "$code" > .exit_code
+  mv .exit_code exit_code
+}
+
+export PATH="$HOME/humpback/venv/bin:$PATH" PYTHONUNBUFFERED=1
+# The end of the connection sends a hangup to its processes. A signal to end is for the command
+# alone, whose exit code this shell stays to write down.
+(
+  trap "" HUP
+  trap : TERM
+  supervise "$@"
+) < /dev/null >> log 2>&1 &
+while [ ! -e running ]; do sleep 0.1; done
+echo "humpback: started"
+'"'"' start.sh augment '"'"''"'"' 0 env JAX_PLATFORMS=tpu,cpu '"'"'LIBTPU_INIT_ARGS=--xla_tpu_enable_async_collective_fusion=true --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true --xla_tpu_enable_async_collective_fusion_multiple_steps=true --xla_tpu_enable_data_parallel_all_reduce_opt=true --xla_tpu_overlap_compute_collective_tc=true --xla_tpu_scoped_vmem_limit_kib=98304 --xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000'"'"' humpback augment --gin_file=recipes/humpback_7b_v5e_16.gin '"'"'--gin.RUN_DIR="gs://bucket/run"'"'"' '"'"'--gin.CORPUS="gs://bucket/web/*.warc.gz"'"'"' '"'"'--gin.SEED="gs://bucket/seed.jsonl"'"'"' '"'"'--gin.BASE="gs://bucket/llama"'"'"' '"'"'--gin.TpuVm.name='"'"'"'"'"'"'"'"'hb'"'"'"'"'"'"'"'"''"'"' '"'"'--gin.TpuVm.project='"'"'"'"'"'"'"'"'project'"'"'"'"'"'"'"'"''"'"' '"'"'--gin.TpuVm.zone='"'"'"'"'"'"'"'"'us-west4-a'"'"'"'"'"'"'"'"''"'"' '"'"'--gin.TpuVm.package='"'"'"'"'"'"'"'"'git+https://github.com/me/humpback-jax@v1'"'"'"'"'"'"'"'"''"'"' --gin.TpuVm.reserved=True '"'"'--gin.TpuVm.package='"'"'"'"'"'"'"'"'gs://bucket/wheels/humpback_jax-1-py3-none-any.whl'"'"'"'"'"'"'"'"''"'"' '"'"'--gin.TpuVm.create_options=('"'"'"'"'"'"'"'"'--network=net'"'"'"'"'"'"'"'"', '"'"'"'"'"'"'"'"'--internal-ips'"'"'"'"'"'"'"'"')'"'"' '"'"'--gin.TpuVm.ssh_options=('"'"'"'"'"'"'"'"'--tunnel-through-iap'"'"'"'"'"'"'"'"',)'"'"' --engine=pod --distributed' --project=project --zone=us-west4-a --quiet --worker=all --node=all --tunnel-through-iap
+# how it stands with the machines
+gcloud compute tpus queued-resources describe hb --project=project --zone=us-west4-a '--format=json(state)'
+# how it stands with every worker
+gcloud compute tpus queued-resources ssh hb '--command=bash -c '"'"'#!/usr/bin/env bash
+# Says in a line how it stands with a command on a worker, in words that the supervisor reads.
+#   poll.sh JOB
+set -euo pipefail
+if ! cd "$HOME/humpback/jobs/$1" 2> /dev/null; then
+  echo "humpback-state absent"
+elif [ -e exit_code ]; then
+  echo "humpback-state exit $(cat exit_code)"
+elif [ "$(cat boot)" = "$(cat /proc/sys/kernel/random/boot_id)" ] &&
+  kill -0 "$(cat running)" 2> /dev/null; then
+  echo "humpback-state running"
+else
+  echo "humpback-state lost"
+fi
+'"'"' poll.sh augment' --project=project --zone=us-west4-a --quiet --worker=all --node=all --tunnel-through-iap
+# delete the machines, which are paid for until then
+gcloud compute tpus queued-resources delete hb --project=project --zone=us-west4-a --force --quiet
