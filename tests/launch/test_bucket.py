@@ -1,6 +1,8 @@
 """A run directory in a bucket: what a laptop is told of it, and the stages and claims there."""
 
 import json
+import pathlib
+import re
 
 import pytest
 from etils import epath
@@ -9,6 +11,7 @@ from humpback_jax.errors import UserError
 from launch import claims, status
 from launch.main import main
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 RUN_DIR = "gs://bucket/run"
 
 
@@ -120,3 +123,28 @@ def test_a_bucket_that_cannot_be_written_is_told_in_a_sentence(humpback, bucket,
 def test_no_such_scheme_is_told_in_a_sentence():
     with pytest.raises(UserError, match="gs3://bucket/run"):
         status.describe("gs3://bucket/run")
+
+
+def test_the_packages_launch_plan_is_printed_for_a_run_in_a_bucket(bucket, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)  # Dataflow's workers install the package by its setup.py
+    values = {
+        "RUN_DIR": RUN_DIR, "CORPUS": "gs://b/*.warc.gz", "SEED": "gs://b/seed.jsonl",
+        "BASE": "gs://b/llama", "PROJECT": "p", "REGION": "us-west4", "ZONE": "us-west4-a",
+        "PACKAGE": "gs://b/humpback.whl", "TEMP_LOCATION": "gs://b/tmp",
+    }  # fmt: skip
+    flags = [f'--gin.{name}="{value}"' for name, value in values.items()]
+    files = ["recipes/humpback_7b_v5e_16.gin", "launch/dataflow_and_tpu_vm.gin"]
+    code = main(["run", "--dry-run", *(f"--gin_file={name}" for name in files), *flags])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    heads = re.findall(r"^# stage (\S+): (.+)$", captured.out, re.MULTILINE)
+    assert dict(heads) == {
+        **dict.fromkeys(("seed", "evaluate", "report"), "in this process"),
+        "segment": "dataflow",
+        **dict.fromkeys(("base", "Myx", "M0", "M1", "M2", "augment"), "tpu-vm"),
+        **dict.fromkeys(("curate1", "curate2"), "tpu-vm"),
+    }
+    assert "launch tpu-vm run --no-dry-run" in captured.out
+    assert "--engine=pod" in captured.out
+    assert "--runner=" not in captured.out
+    assert not bucket.find("gs://bucket")

@@ -65,6 +65,12 @@ def other_process(run_dir):
         process.wait()
 
 
+def _kill(process):
+    """Kills a process and leaves it in the table of processes."""
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+
+
 def _elsewhere(run_dir, work=RUN, silent=0.0, **changes):
     """Writes the claim of another machine, whose last sign of life is `silent` seconds old."""
     with claims.hold(run_dir.parent / "another", work) as held:
@@ -241,7 +247,7 @@ def test_a_driver_waits_for_what_ends_with_the_one_that_was_killed(run_dir, hold
     other = other_process()
     (driver,) = claims.read_all(run_dir)
     child = other_process("M0", driver.id)
-    os.kill(other.pid, signal.SIGKILL)
+    _kill(other)
     threading.Timer(0.5, child.kill).start()
     held = hold(run_dir, RUN)
     assert [claim.id for claim in claims.read_all(run_dir)] == [held.id]
@@ -252,8 +258,7 @@ def test_a_driver_waits_for_what_ends_with_the_one_that_was_killed(run_dir, hold
 
 def test_a_killed_holder_frees_the_directory(run_dir, hold, other_process):
     other = other_process()
-    os.kill(other.pid, signal.SIGKILL)
-    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the table
+    _kill(other)
     held = hold(run_dir, RUN)
     assert [claim.id for claim in claims.read_all(run_dir)] == [held.id]
 

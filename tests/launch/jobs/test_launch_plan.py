@@ -41,6 +41,12 @@ class Scripted:
         return [Command(argv, "scripted")]
 
 
+class Far(Local):
+    """A place that sees nothing of this machine's disk."""
+
+    remote = True
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """Returns a function that makes "local" a place whose commands end with the given codes."""
@@ -104,14 +110,14 @@ def _finish(tmp_path, stage):
         ("LaunchPlan.trian='local'", ["trian"]),
         ("Local.processes=0", ["0 processes"]),
         ("segment/Local.processes=2", ["stage segment runs in one process", "LaunchPlan.segment"]),
-        ("LaunchPlan.segment='xpk'", ["run", "LaunchPlan.segment", "gs://"]),
+        ("LaunchPlan.segment='xpk'", ["RUN_DIR is", "only this machine", "gs://BUCKET"]),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_made(
     capsys, flags, tmp_path, monkeypatch, binding, words
 ):
-    for name in ("dataflow", "flink", "xpk"):
-        monkeypatch.setitem(launch_plan.PLACES, name, Local)
+    monkeypatch.setitem(launch_plan.PLACES, "flink", Local)
+    monkeypatch.setitem(launch_plan.PLACES, "xpk", Far)
     plan = ["--gin.LaunchPlan.segment='local'", "--gin.LaunchPlan.train='local'"]
     assert main(["run", *flags, *plan, f"--gin.{binding}"]) == 2
     error = capsys.readouterr().err
