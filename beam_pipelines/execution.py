@@ -24,6 +24,15 @@ for _name in ("apache_beam.runners.common", "apache_beam.runners.worker.sdk_work
 
 _MODES = ("in_memory", "multi_threading", "multi_processing")
 _USER_ERROR = re.compile(r"^(?:humpback_jax\.errors\.)?(UserError|UsageError): (.+)$", re.MULTILINE)
+# What Dataflow says where it takes no job -> what to do.
+_REFUSALS = {
+    "quota|RESOURCE_EXHAUSTED": "ask for more quota at console.cloud.google.com/iam-admin/quotas, "
+    "or take fewer or other workers, or another region",
+    "default credentials|UNAUTHENTICATED": "log in with `gcloud auth application-default login`",
+    "PERMISSION_DENIED|403|does not have": "let the account of this machine and of the workers use "
+    "Dataflow and the bucket, or correct the project",
+}
+_SAID_CHARACTERS = 200
 # Beam adds to the message of an exception the name of the step that raised it.
 _STEP_SUFFIX = re.compile(r" \[while running '[^\n]*?'\]$")
 
@@ -137,10 +146,21 @@ def run_pipeline(build: Callable[[beam.Pipeline], object], config: BeamConfig) -
         result.wait_until_finish()
         return result
     except Exception as error:
-        original = user_error(error)
+        original = user_error(error) or _refusal(error, config)
         if original is None:
             raise
         raise original from error
+
+
+def _refusal(error: BaseException, config: BeamConfig) -> UserError | None:
+    """Returns what a service that refuses a job says, in one sentence; None for other errors."""
+    if config.runner != "DataflowRunner":
+        return None
+    for pattern, remedy in _REFUSALS.items():
+        if found := re.search(rf"^.*(?:{pattern}).*$", str(error), re.MULTILINE | re.IGNORECASE):
+            said = found[0].strip()[:_SAID_CHARACTERS]
+            return UserError(f"Dataflow refuses the job ({said}): {remedy}")
+    return None
 
 
 def user_error(error: BaseException) -> UserError | None:

@@ -150,12 +150,12 @@ def _launched_stage(arguments: Sequence[str]) -> str:
     from launch import configuration
     from launch.recipe import Recipe
 
+    if arguments[0] not in ("run", "train", "curate", *_SINGLE):
+        raise UsageError(
+            f"`humpback {arguments[0]}` is nothing to launch: give `run` or the command of a stage"
+        )
     rest, _ = _split_bindings(arguments)
     options = _parser().parse_args(rest)
-    if options.command not in ("run", "train", "curate", *_SINGLE):
-        raise UsageError(
-            f"`humpback {options.command}` works on this machine alone: launch a stage, or run"
-        )
     recipe = configuration.build(Recipe)
     return "run" if options.command == "run" else _stage_name(options, recipe)
 

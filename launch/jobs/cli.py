@@ -78,8 +78,8 @@ def run(
         return 0
     if costs:
         checks.check_writable(recipe.run_dir)
-    if options.action == "run" and hasattr(place, "run"):
-        return place.run(humpback)  # pyright: ignore
+    if hasattr(place, "perform"):
+        return place.perform(options.action, humpback)  # pyright: ignore
     return command.run_all(commands)
 
 

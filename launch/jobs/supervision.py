@@ -6,6 +6,7 @@ as often as TpuVm.restarts says. Whatever the end, the machines are deleted, unl
 this loop is interrupted they go on, and launching the same again finds them and what runs there.
 """
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from humpback_jax.errors import PreemptedError, UserError
 from launch.jobs import command
@@ -25,6 +26,8 @@ from launch.jobs.tpu_vm import TpuVm
 _QUOTA = re.compile(r"RESOURCE_EXHAUSTED|quota", re.IGNORECASE)
 _ABSENT = re.compile(r"NOT_FOUND|was not found|could not be found|does not exist", re.IGNORECASE)
 _THERE = re.compile(r"ALREADY_EXISTS|already exists", re.IGNORECASE)
+# What no waiting mends.
+_DENIED = re.compile(r"PERMISSION_DENIED|UNAUTHENTICATED|INVALID_ARGUMENT|auth login|not enabled")
 _STATE = re.compile(r"^humpback-state (absent|lost|running|exit (\d+))$", re.MULTILINE)
 _WAITING = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING")
 _GONE = ("SUSPENDING", "SUSPENDED", "DELETING")
@@ -54,21 +57,23 @@ def run(vm: TpuVm, humpback: Sequence[str]) -> int:
     """Runs a subcommand on a slice to its end.
 
     Returns:
-      Its exit code: 0, or that of a worker which failed.
+      0 when it has ended well; 42 when this process was told to end (SIGTERM) and the machines go
+      on, 130 when it was interrupted.
 
     Raises:
-      UserError: there is no gcloud, no quota, or no way to reach the machines.
+      UserError: there is no gcloud, no quota, no way to reach the machines; or a worker failed.
     """
     command.check_program(vm.describe())
     vm.action("run", humpback)  # what is wrong with it is found before anything is paid for
     try:
-        code = _to_the_end(vm, humpback)
-    except KeyboardInterrupt:
+        with _told_to_end():
+            code = _to_the_end(vm, humpback)
+    except KeyboardInterrupt as told:
         _say(
             f"{vm.name} goes on and is paid for: launch the same again to wait for it, or end it "
             "with `humpback launch tpu-vm delete`"
         )
-        return 128 + signal.SIGINT
+        return PreemptedError.exit_code if told.args else 128 + signal.SIGINT
     except _LostError:
         raise
     except BaseException:
@@ -76,6 +81,20 @@ def run(vm: TpuVm, humpback: Sequence[str]) -> int:
         raise
     _delete(vm)
     return code
+
+
+@contextlib.contextmanager
+def _told_to_end() -> Iterator[None]:
+    """Makes SIGTERM an interruption, which says its number."""
+
+    def interrupt(number: int, _frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _LostError(UserError):
@@ -114,7 +133,8 @@ def _bring_up(vm: TpuVm) -> None:
     while True:
         said = _capture(vm.describe())
         if said.code and _ABSENT.search(said.error):
-            _create(vm)
+            create(vm)
+            time.sleep(vm.poll_seconds)
             continue
         if said.code:
             misses = _miss(misses, said, vm)
@@ -139,7 +159,13 @@ def _bring_up(vm: TpuVm) -> None:
             time.sleep(vm.poll_seconds)
 
 
-def _create(vm: TpuVm) -> None:
+def create(vm: TpuVm) -> None:
+    """Asks for the machines, unless that is done.
+
+    Raises:
+      UserError: Google Cloud refuses, for want of quota or whatever it says.
+    """
+    command.check_program(vm.create())
     said = _capture(vm.create())
     if said.code and not _THERE.search(said.error):
         raise _refused(vm, said.error if _QUOTA.search(said.error) else said.reason)
@@ -232,8 +258,14 @@ def _miss(misses: int, said: Said, vm: TpuVm) -> int:
     """Counts a look that found nothing, and waits.
 
     Raises:
-      UserError: there were too many in a row; the machines are left as they are.
+      UserError: there were too many in a row, or none can ever find anything; the machines are
+        left as they are.
     """
+    if _DENIED.search(said.error):
+        raise _LostError(
+            f"Google Cloud says nothing of {vm.name} ({said.reason}): log in with `gcloud auth "
+            "login`, or correct TpuVm.project and TpuVm.zone"
+        )
     if misses + 1 >= _PATIENCE:
         raise _LostError(
             f"{vm.name} cannot be reached ({said.reason}) and may still run and be paid for: mend "

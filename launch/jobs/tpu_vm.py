@@ -21,7 +21,7 @@ from typing import ClassVar
 from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError, UserError
 from launch.jobs import environment, gin_files
-from launch.jobs.command import Command, humpback_here
+from launch.jobs.command import Command, humpback_here, run_all
 from launch.jobs.hosts import on_hosts
 from launch.jobs.job_name import job_name
 from launch.plan import topology
@@ -118,11 +118,16 @@ class TpuVm:
         purpose = f"humpback {rest[0]} on {self.topology.describe()}, supervised from here"
         return [Command(humpback_here(launch), purpose, costs=True)]
 
-    def run(self, humpback: Sequence[str]) -> int:
-        """Supervises a subcommand to its end and returns its exit code."""
+    def perform(self, name: str, humpback: Sequence[str]) -> int:
+        """Carries out an action and returns its exit code."""
         from launch.jobs import supervision
 
-        return supervision.run(self, humpback)
+        if name == "run":
+            return supervision.run(self, humpback)
+        if name == "create":
+            supervision.create(self)
+            return 0
+        return run_all(self.action(name, humpback))
 
     def action(self, name: str, humpback: Sequence[str]) -> list[Command]:
         """Returns the commands of an action, those of "run" in the order in which it runs them."""

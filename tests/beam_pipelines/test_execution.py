@@ -30,6 +30,31 @@ def test_another_error_is_not_hidden():
     assert not isinstance(caught.value, UserError)
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (
+            "400 ...\n  \"message\": Quota 'CPUS' exceeded. Limit: 8",
+            ["'CPUS'", "quotas"],
+        ),
+        ("Your default credentials were not found.", ["application-default login"]),
+        ("HttpForbiddenError: <403> caller does not have dataflow.jobs.create", ["the account"]),
+    ],
+)
+def test_a_job_that_dataflow_refuses_is_one_sentence(monkeypatch, said, words):
+    def refuse(_pipeline, **_):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(beam.Pipeline, "run", refuse)
+    monkeypatch.setattr(beam.Pipeline, "__init__", lambda *_, **__: None)
+    with pytest.raises(UserError, match="^Dataflow refuses the job") as caught:
+        run_pipeline(lambda _: None, BeamConfig(runner="DataflowRunner"))
+    assert all(word in str(caught.value) for word in words)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RuntimeError):
+        run_pipeline(lambda _: None, BeamConfig(runner="FlinkRunner"))
+
+
 def test_user_error_is_found_in_the_text_of_a_remote_traceback():
     text = (
         "Error processing instruction 7. Original traceback is\nTraceback (most recent ...):\n"

@@ -1,12 +1,13 @@
 """A gcloud that plays Cloud TPU in the folder $CLOUD, for the tests of the supervisor.
 
-Its workers are folders, in which the commands of `ssh` are really run by bash. $CLOUD/plan.json says
-what happens: workers, how many; fates, what humpback does in each attempt, a list for the workers
+Its workers are folders, in which the commands of `ssh` are really run by bash. $CLOUD/plan.json
+says what happens: workers, how many; fates, what humpback does in each attempt, a list for workers
 ("0", "42", "1", "sleeps"); errors, {verb: [message, ...]} that come before all else; preempted, the
 numbers of the polls before which the machines are taken away; rebooted, those before which worker 0
 starts anew; state, of a request that is answered by no machine. Calls are noted in $CLOUD/calls.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -47,10 +48,8 @@ def _homes():
 def _end_processes(home):
     for running in home.glob("humpback/jobs/*/running"):
         subprocess.run(["pkill", "-KILL", "-P", running.read_text().strip()], check=False)
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(int(running.read_text()), signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 def _take_away(state):
@@ -100,9 +99,8 @@ def _ssh(words):
     for home in _homes() if everyone else _homes()[:1]:
         home.mkdir(exist_ok=True)
         environment = {**os.environ, "HOME": str(home)}
-        codes.append(
-            subprocess.run(["bash", "-c", command], env=environment, cwd=home, check=False).returncode
-        )
+        done = subprocess.run(["bash", "-c", command], env=environment, cwd=home, check=False)
+        codes.append(done.returncode)
     return max(codes)
 
 

@@ -47,7 +47,11 @@ CASES = {
     "tpu_vm_stop": ("tpu-vm", ("--dry-run",), {"action": ("stop",)}),
     "tpu_vm_status": ("tpu-vm", ("--dry-run",), {"action": ("status",), "stage": ()}),
     "xpk_run": ("xpk", (), {}),
-    "xpk_two_slices": ("xpk", (*TWO_SLICES, "--gin.Xpk.spot=True"), {"stage": ("train", "--model=M2")}),
+    "xpk_two_slices": (
+        "xpk",
+        (*TWO_SLICES, "--gin.Xpk.spot=True"),
+        {"stage": ("train", "--model=M2")},
+    ),
     "xpk_curate": ("xpk", (), {"stage": ("curate", "--iteration=2")}),
     "xpk_image": ("xpk", ("--dry-run",), {"action": ("image",), "stage": ()}),
     "xpk_status": ("xpk", ("--dry-run",), {"action": ("status",)}),

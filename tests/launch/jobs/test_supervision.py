@@ -23,7 +23,7 @@ QUOTA = (
     "ERROR: (gcloud.compute.tpus.queued-resources.create) RESOURCE_EXHAUSTED: Quota limit "
     "'TPUV5sLitepodPerProjectPerZoneForTPUAPI' has been exceeded. Limit: 0 in zone us-west4-a."
 )
-STAGE = ("train", "--gin_file=recipes/quickstart.gin", "--gin.RUN_DIR=\"gs://it's/a $run\"")
+STAGE = ("train", "--gin_file=recipes/quickstart.gin", '--gin.RUN_DIR="gs://it\'s/a $run"')
 UV = """#!/usr/bin/env bash
 if [ "$1" = pip ]; then
   mkdir -p venv/bin
@@ -172,7 +172,8 @@ def test_no_quota_is_one_sentence_that_says_what_to_do(cloud, where):
 
 
 def test_a_request_that_is_refused_says_why(cloud):
-    cloud([], errors={"create": ["ERROR: (gcloud) PERMISSION_DENIED: TPU API is not enabled\nmore"]})
+    refusal = "ERROR: (gcloud) PERMISSION_DENIED: TPU API is not enabled\nmore"
+    cloud([], errors={"create": [refusal]})
     with pytest.raises(UserError, match="PERMISSION_DENIED: TPU API is not enabled"):
         _run(_vm())
 
@@ -222,23 +223,38 @@ def test_without_gcloud_nothing_is_tried(programs):
         _run(_vm())
 
 
-def test_a_supervisor_that_is_interrupted_is_followed_by_another(cloud, tmp_path):
+def test_what_no_waiting_mends_is_told_at_once(cloud):
+    denied = "ERROR: (gcloud) PERMISSION_DENIED: the caller may not see projects/project"
+    folder = cloud([], errors={"describe": [denied] * 3})
+    with pytest.raises(UserError, match="PERMISSION_DENIED.*gcloud auth login"):
+        _run(_vm())
+    assert _verbs(folder) == ["describe"]
+
+
+def test_asking_for_machines_alone_tells_of_the_quota_too(cloud):
+    cloud([], errors={"create": [QUOTA]})
+    with pytest.raises(UserError, match="has no quota"):
+        _vm().perform("create", ())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 42)])
+def test_a_supervisor_that_is_interrupted_is_followed_by_another(cloud, number, code):
     folder = cloud([["sleeps"]])
-    code = (
+    program = (
         "import sys; from launch import configuration; from launch.jobs import supervision; "
         "from launch.jobs.tpu_vm import TpuVm; from launch.plan.topology import Topology; "
         "configuration.parse(['recipes/quickstart.gin'], []); "
         "vm = TpuVm('hb', 'p', 'z', 'git+x', poll_seconds=0.05, topology=Topology('v5e', '2x4')); "
         f"sys.exit(supervision.run(vm, {(*STAGE, '--model=M1')!r}))"
     )
-    first = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 30
     while not (folder / "ran-0-0").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    first.send_signal(signal.SIGINT)
+    first.send_signal(number)
     assert "goes on and is paid for" in first.communicate(timeout=30)[1]
-    assert first.returncode == 130
+    assert first.returncode == code
     assert "delete" not in _verbs(folder)
     job = folder / "worker0" / "humpback" / "jobs" / "train-m1"
     subprocess.run(["pkill", "-TERM", "-P", (job / "running").read_text().strip()], check=True)
