@@ -50,6 +50,14 @@ class EndWatch:
         finally:
             self._waits = False
 
+    @contextlib.contextmanager
+    def interrupts(self) -> Iterator[None]:
+        """Takes Ctrl-C, which may come in what is done in it, for SIGTERM."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.told = True
+
     def _receive(self, *_) -> None:
         self.told = True
         if self._waits:

@@ -186,7 +186,8 @@ class Launcher:
                 if (watch.told or held.is_lost) and not told:
                     running.end()
                     told = True
-                time.sleep(_POLL_SECONDS)
+                with watch.interrupts():
+                    time.sleep(_POLL_SECONDS)
             return code
         finally:
             running.close()

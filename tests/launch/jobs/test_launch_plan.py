@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -235,6 +236,27 @@ def test_a_driver_that_was_taken_over_ends_its_stage(launcher, driver, monkeypat
     with pytest.raises(UserError, match="taken over"):
         made.run("M0", held, watch)
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_tells_the_driver_to_end_tells_its_stage(
+    launcher, driver, monkeypatch, tmp_path, number
+):
+    saving = (
+        "import pathlib, signal, sys, time\n"
+        "def save(*_):\n"
+        "    pathlib.Path(sys.argv[1]).touch()\n"
+        "    sys.exit(42)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "time.sleep(100)\n"
+    )
+    made = launcher("LaunchPlan.train='local'")
+    command = Command((sys.executable, "-c", saving, str(tmp_path / "saved")))
+    monkeypatch.setattr(Local, "commands", lambda *_: [command])
+    threading.Timer(1.5, lambda: os.kill(os.getpid(), number)).start()
+    with pytest.raises(PreemptedError, match="the run was told to end, and with it stage M0"):
+        made.run("M0", *driver)
+    assert (tmp_path / "saved").exists()
 
 
 def test_a_run_goes_on_where_places_have_done_their_stages(
