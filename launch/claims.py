@@ -62,7 +62,7 @@ class Claim:
       host: name of its machine.
       machine: what tells that machine, as it is booted, from all others.
       pid: process number.
-      started: when the process started, in the words of its operating system.
+      started: when the process started, in the words of its operating system; "" if it has none.
       since: when it claimed, in seconds since 1970.
       heartbeat: its last sign of life, likewise.
     """
@@ -79,7 +79,7 @@ class Claim:
 
     def is_live(self) -> bool:
         """Returns whether its process lives, or may live for all that is known here."""
-        if self.machine == _machine():
+        if self.machine == _machine() and self.started:  # "" where no system says so
             return _started(self.pid) == self.started
         return time.time() - self.heartbeat < STALE_SECONDS
 

@@ -277,6 +277,15 @@ def test_a_process_number_that_is_given_again_is_not_the_holder(run_dir, hold):
     hold(run_dir, RUN)
 
 
+def test_where_no_start_is_known_signs_of_life_count(run_dir, hold):
+    with claims.hold(run_dir.parent / "another", RUN) as held:
+        machine = held.claim.machine
+    for silent, live in ((30, True), (301, False)):
+        path = _elsewhere(run_dir, machine=machine, pid=1 << 30, started="", silent=silent)
+        assert [claim.is_live() for claim in claims.read_all(run_dir)] == [live]
+        path.unlink()
+
+
 @pytest.mark.parametrize(("silent", "free"), [(30, False), (290, False), (301, True)])
 def test_another_machine_is_dead_after_five_minutes_of_silence(run_dir, hold, silent, free):
     path = _elsewhere(run_dir, silent=silent)
