@@ -58,7 +58,10 @@ def _start(run_dir, gin, *arguments):
 
 def _run(run_dir, gin, *arguments):
     process = _start(run_dir, gin, *arguments)
-    out, err = process.communicate(timeout=400)
+    try:
+        out, err = process.communicate(timeout=900)
+    finally:
+        process.kill()
     assert process.returncode == 0, err[-3000:]
     return out
 
