@@ -1,5 +1,6 @@
 """The run directory: a folder for each stage, atomic shards with done markers, fingerprints.
 
+    RUN_DIR/drivers/                  who works on the run (launch.claims)
     RUN_DIR/<stage>/
         config.json                   what the stage was made from: config and input digests
         running.json                  the process that works on it
@@ -97,13 +98,42 @@ def write_atomic(path: epath.Path, content: bytes | str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
         temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
+    except Exception as error:
+        if not isinstance(error, OSError) and not is_remote(path):
+            raise
+        with contextlib.suppress(Exception):
             temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or _first_line(error)
         raise UserError(
-            f"{path} could not be written ({error.strerror or error}): free space or make the "
+            f"{path} could not be written ({reason}): free space or make the "
             "folder writable, then run the same command again; what is done is kept"
         ) from error
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Returns whether a path is of an object store, gs:// for one, and not of a file system."""
+    return "://" in os.fspath(path)
+
+
+def check_reach(run_dir: epath.PathLike) -> None:
+    """Raises UserError if a run directory lies in an object store that gives no answer.
+
+    Each library of an object store has errors of its own, which have nothing in common.
+    """
+    if not is_remote(run_dir):
+        return
+    try:
+        epath.Path(run_dir).exists()
+    except Exception as error:
+        raise UserError(
+            f"{run_dir} cannot be reached ({_first_line(error)}): check the name of the bucket, "
+            "your access to it (`gcloud auth application-default login`) and the network"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def write_json(path: epath.Path, value: Any) -> None:

@@ -39,6 +39,7 @@ _MODULES = (
     "humpback_jax.train.config",
     "humpback_jax.train.optimizer",
     "beam_pipelines.execution",
+    "launch.jobs.launch_plan",
     "launch.jobs.places",
     "launch.plan.topology",
     "launch.recipe",

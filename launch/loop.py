@@ -3,9 +3,11 @@
 import importlib
 
 from humpback_jax import distributed, rundir
-from humpback_jax.errors import UsageError
-from launch import configuration
+from humpback_jax.errors import UsageError, UserError
+from launch import claims, configuration
 from launch.context import Context
+from launch.ending import EndWatch
+from launch.jobs.launch_plan import Launcher, is_shared
 from launch.recipe import BACKWARD
 
 # Stage -> module and function. A module is imported when its stage is run: reading the seed needs
@@ -25,7 +27,7 @@ _STAGES = {
 
 def run_stage(context: Context, name: str) -> None:
     """Runs one stage by its name: one of the fixed ones, "curate2", or a forward model's."""
-    if distributed.count() > 1 and not _is_shared(context, name):
+    if distributed.count() > 1 and not is_shared(name, context.engine):
         raise UsageError(
             f"stage {name} runs in one process: run only the stages that train in several, and "
             "augment and curate with --engine=pod"
@@ -42,6 +44,11 @@ def run_stage(context: Context, name: str) -> None:
     if not distributed.is_primary():
         return
     if not context.stage(name).is_done():
+        if name != "segment" or not _is_dry_run():
+            raise UserError(
+                f"stage {name} has ended and is not done in {context.recipe.run_dir}: let all "
+                "that work on it write into the same RUN_DIR, then run the same command again"
+            )
         print(f"{name}: checked, not run", flush=True)
         return
     configuration_path = context.stage(name).path / "config.gin"
@@ -53,11 +60,11 @@ def run_stage(context: Context, name: str) -> None:
     print(f"{name}: {counts}; {outcome}", flush=True)
 
 
-def _is_shared(context: Context, name: str) -> bool:
-    """Returns whether a stage is one that several processes can share."""
-    if context.engine == "pod" and (name == "augment" or name.startswith("curate")):
-        return True
-    return name in ("pretrain", "base", *context.recipe.models)
+def _is_dry_run() -> bool:
+    """Returns whether Beam's jobs are translated and not submitted."""
+    from beam_pipelines.execution import BeamConfig
+
+    return configuration.build(BeamConfig).is_dry_run
 
 
 def describe_run(context: Context, anew: bool = False) -> None:
@@ -74,12 +81,35 @@ def describe_run(context: Context, anew: bool = False) -> None:
     rundir.write_json(root / rundir.ORDER_NAME, context.recipe.stages)
 
 
-def run(context: Context) -> None:
-    """Runs all stages of the recipe."""
+def run_alone(context: Context, name: str, driver: str = "") -> None:
+    """Runs one stage by itself, for the driver whose claim has that id if one is given.
+
+    Raises:
+      UserError: another command works on that stage, or a driver that is not this one's.
+    """
+    with claims.hold(context.recipe.root, name, driver) as held, EndWatch(f"stage {name}", held):
+        describe_run(context)
+        run_stage(context, name)
+
+
+def run(context: Context, launcher: Launcher) -> None:
+    """Runs all stages of the recipe, each here or in the place that the launch plan gives it.
+
+    Raises:
+      UserError: the run directory is in use, or a stage failed.
+    """
     root = context.recipe.root
     if distributed.count() > 1:
         raise UsageError("`humpback run` is one process: run the stages that train by themselves")
-    for name in context.recipe.stages:
-        run_stage(context, name)
-    describe_run(context, anew=True)
+    with claims.hold(root, claims.RUN) as held, EndWatch("the run", held) as watch:
+        assert held is not None  # as it is in the first process
+        describe_run(context)
+        for name in context.recipe.stages:
+            held.check()
+            # A stage that is done is held against its configuration here, wherever it was done.
+            if launcher.runs(name) and not context.stage(name).is_done():
+                launcher.run(name, held, watch)
+            else:
+                run_stage(context, name)
+        describe_run(context, anew=True)
     print(f"report: {root / 'report' / 'index.html'}", flush=True)

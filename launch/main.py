@@ -45,17 +45,21 @@ def _parser() -> argparse.ArgumentParser:
     pod.add_argument("--coordinator_address", default="", metavar="HOST:PORT")
     pod.add_argument("--process_count", type=int, default=0)
     pod.add_argument("--process_index", type=int, default=-1)
+    # Given by `humpback run` to what it starts.
+    pod_flags.add_argument("--driver", default="", help=argparse.SUPPRESS)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         parents = [gin_flags, pod_flags]
         added = commands.add_parser(name, help=text, description=text, parents=parents)
-        added.set_defaults(engine="beam")
+        added.set_defaults(engine="")
         if name in ("run", "augment", "curate"):
             text = "augment and curate with Beam (default), or without in this process or a pod's"
             added.add_argument("--engine", choices=("beam", "pod"), help=text)
         return added
 
-    command("run", "run the whole loop; skip what is done, resume what was killed")
+    run = command("run", "run the whole loop; skip what is done, resume what was killed")
+    text = "print the commands that the launch plan would run, stage by stage; starts nothing"
+    run.add_argument("--dry-run", action="store_true", help=text)
     single = {name: command(name, text) for name, text in _SINGLE.items()}
     text = "print the headers of this page of the corpus and what became of each; runs nothing"
     single["segment"].add_argument("--explain", metavar="URL", help=text)
@@ -115,23 +119,29 @@ def _run(arguments: Sequence[str]) -> int:
     if options.command == "ckpt":
         ckpt.run(options, bindings)
         return 0
+    from humpback_jax import rundir
     from launch import configuration, loop
     from launch.context import Context
+    from launch.jobs.gin_files import GinFlags
+    from launch.jobs.launch_plan import Launcher
     from launch.recipe import Recipe
 
     configuration.parse(options.gin_file, bindings, search)
-    context = Context(configuration.build(Recipe), options.engine)
+    context = Context(configuration.build(Recipe), options.engine or "beam")
+    rundir.check_reach(context.recipe.run_dir)
     if options.command == "segment" and options.explain:
         from launch import explain
 
         explain.run(context, options.explain)
-        return 0
-    name = "" if options.command == "run" else _stage_name(options, context.recipe)
-    loop.describe_run(context)
-    if name:
-        loop.run_stage(context, name)
+    elif options.command == "run":
+        flags = GinFlags(tuple(options.gin_file), tuple(bindings), tuple(search)).arguments()
+        launcher = Launcher(context, flags, options.engine)
+        if options.dry_run:
+            print(launcher.describe())
+        else:
+            loop.run(context, launcher)
     else:
-        loop.run(context)
+        loop.run_alone(context, _stage_name(options, context.recipe), options.driver)
     return 0
 
 
@@ -170,6 +180,8 @@ def _set_environment() -> None:
     """
     os.environ.setdefault("LIBTPU_INIT_ARGS", libtpu_arguments(TPU_COMPILER_OPTIONS))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # gcsfs would answer from what it once listed, and not see what other machines have done since.
+    os.environ.setdefault("FSSPEC_GCS", '{"use_listings_cache": false}')
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     noise = ("apitools not found", "Resource module is not available")  # Beam without [gcp]
     logging.getLogger().addFilter(lambda record: not record.getMessage().startswith(noise))

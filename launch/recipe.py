@@ -66,7 +66,7 @@ class Recipe:
             value = getattr(self, name)
             if isinstance(value, str):
                 raise UsageError(f"Recipe.{name} is {value!r}: write ({value!r},)")
-        clash = {"world", "pretrain", *self._loop}.intersection(self.arms)
+        clash = {"world", "pretrain", "drivers", *self._loop}.intersection(self.arms)
         if clash or len(set(self.arms)) < len(self.arms):
             raise UsageError(
                 f"Recipe.arms is {self.arms}: name each arm once, and none as a stage of the loop"

@@ -1,20 +1,28 @@
 """What a run directory says of itself: done, running, or left, with counts and times."""
 
 import json
+import time
 
 from etils import epath
 
+from humpback_jax import rundir
 from humpback_jax.errors import UserError
 from humpback_jax.rundir import ORDER_NAME, Counts, StageDir
 from humpback_jax.train.log import read_metrics
+from launch import claims
+from launch.claims import Claim
 
 
 def describe(run_dir: str) -> str:
-    """Returns a table of a run's stages.
+    """Returns a table of a run's stages, and who works on it.
+
+    Args:
+      run_dir: the run directory, local or in a bucket.
 
     Raises:
-      UserError: the folder is no run directory.
+      UserError: the folder is no run directory, or cannot be reached.
     """
+    rundir.check_reach(run_dir)
     order = epath.Path(run_dir) / ORDER_NAME
     if not order.exists():
         raise UserError(
@@ -22,7 +30,16 @@ def describe(run_dir: str) -> str:
         )
     rows = [(name, *_state(StageDir(run_dir, name))) for name in json.loads(order.read_text())]
     width = max(len(name) for name, *_ in rows)
-    return "\n".join(f"{name:{width}}  {state:8} {detail}".rstrip() for name, state, detail in rows)
+    lines = [f"{name:{width}}  {state:8} {detail}".rstrip() for name, state, detail in rows]
+    return "\n".join([*lines, *map(_worker, claims.read_all(run_dir))])
+
+
+def _worker(claim: Claim) -> str:
+    """Returns a line about who works, or has worked and is gone."""
+    silent = max(0.0, time.time() - claim.heartbeat)
+    if claim.is_live():
+        return f"in use by {claim.describe()}, last sign of life {silent:.0f} s ago"
+    return f"no longer in use by {claim.describe()}: it gave no sign of life for {silent:.0f} s"
 
 
 def _state(stage: StageDir) -> tuple[str, str]:

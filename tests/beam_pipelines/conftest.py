@@ -1,12 +1,7 @@
 import dataclasses
 import gzip
 import io
-import os
 import pathlib
-import socket
-import subprocess
-import sys
-import time
 
 import jax
 import pytest
@@ -128,75 +123,3 @@ def write_archive(path: pathlib.Path, pages: list[tuple[str, str]]) -> None:
 @pytest.fixture(scope="session")
 def archive():
     return write_archive
-
-
-@pytest.fixture(scope="session")
-def worker_environment():
-    """Returns an environment in which the worker pool finds `python`, and workers the driver."""
-    path = os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]])
-    here = pathlib.Path(__file__).parent
-    modules = os.pathsep.join([str(here), str(here.parents[1])])
-    return {**os.environ, "XLA_FLAGS": "", "PATH": path, "PYTHONPATH": modules}
-
-
-def _free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    except OSError as error:
-        pytest.skip(f"no port can be opened on the loopback interface: {error}")
-    finally:
-        for each in sockets:
-            each.close()
-
-
-def _wait_for(port, process, log):
-    """Returns once something listens on a port; skips where gRPC may not."""
-    for _ in range(600):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        if process.poll() is not None:
-            said = log.read_text()
-            if "bind" in said:
-                pytest.skip(f"gRPC cannot open port {port}")
-            pytest.fail(said)
-        time.sleep(0.1)
-    pytest.fail(f"nothing listens on port {port}: {log.read_text()}")
-
-
-@pytest.fixture
-def portable_options(tmp_path, worker_environment):
-    """Starts a job service and a worker pool; returns the flags that lead to them."""
-    job_port, pool_port = _free_ports(2)
-    commands = {
-        "jobs": ["portability.local_job_service_main", "--port", str(job_port)],
-        "pool": ["worker.worker_pool_main", f"--service_port={pool_port}"],
-    }
-    processes = []
-    try:
-        for (name, (module, *flags)), port in zip(
-            commands.items(), (job_port, pool_port), strict=True
-        ):
-            log = tmp_path / name
-            with log.open("w") as said:
-                command = [sys.executable, "-m", f"apache_beam.runners.{module}", *flags]
-                processes.append(
-                    subprocess.Popen(command, env=worker_environment, stdout=said, stderr=said)
-                )
-            _wait_for(port, processes[-1], log)
-        yield [
-            f"--job_endpoint=localhost:{job_port}",
-            "--environment_type=EXTERNAL",
-            f"--environment_config=localhost:{pool_port}",
-        ]
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()

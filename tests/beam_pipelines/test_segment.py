@@ -5,8 +5,6 @@ import shutil
 
 import pytest
 from clueweb22_tree import Document, write_tree
-from etils.epath import backend, gpath
-from fsspec.implementations.memory import MemoryFileSystem
 
 from beam_pipelines import segment_extract
 from beam_pipelines.corpus_files import find_files, survey
@@ -287,34 +285,16 @@ def test_large_files_are_divided_and_small_pages_put_together(tmp_path):
     assert len(survey([f"{tmp_path}/absent"]).parts(100)) == 1
 
 
-class Bucket(MemoryFileSystem):
-    """Cloud storage in memory; its globs give names as those of gcsfs do."""
-
-    protocol = "gs"
-    store, pseudo_dirs = {}, [""]
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(str(path).removeprefix("gs:/"))
-
-    def glob(self, path, **options):
-        return [name.lstrip("/") for name in super().glob(path, **options)]
-
-
-def test_cloud_storage_gives_what_a_local_folder_gives(tmp_path, corpus, monkeypatch):
+def test_cloud_storage_gives_what_a_local_folder_gives(tmp_path, corpus, bucket):
     write_tree(
         corpus / "cw",
         {"en0000-00": [Document("http://c.w/", "<h1>Oven</h1>A hot place for all bread.")]},
     )
     (corpus / "pages").mkdir()
     (corpus / "pages" / "a.html").write_text("<h1>Loaf</h1><p>Something that was baked.")
-    bucket = Bucket()
-    for path in corpus.rglob("*.*"):
-        bucket.pipe_file(f"gs://bucket/{path.relative_to(corpus)}", path.read_bytes())
+    bucket.copy_tree(corpus, "gs://bucket")
     names = [f"{n}.warc.gz" for n in range(3)]
     bucket.pipe_file("gs://bucket/list.txt", "".join(f"gs://bucket/{n}\n" for n in names).encode())
-    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
-    monkeypatch.setattr(backend.fsspec_backend, "fs", lambda path: bucket)
 
     def segments(name, patterns):
         reading = ReadConfig(part_bytes=700)

@@ -1,11 +1,13 @@
 import dataclasses
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
 
 import pytest
+from etils import epath
 from selectolax.lexbor import LexborHTMLParser
 
 from humpback_jax import rundir
@@ -426,3 +428,19 @@ def test_the_report_needs_neither_tensorflow_nor_beam():
         env=dict(os.environ),
     )
     assert found.stdout.strip() == "set()"
+
+
+def test_a_run_in_a_bucket_gives_the_same_page(fake, bucket, rendered):
+    """A laptop makes the report of what a pod has written, training curves included."""
+    run = fake.run()
+    bucket.copy_tree(pathlib.Path(run.root), "gs://bucket/quickstart")
+    there = dataclasses.replace(run, root=epath.Path("gs://bucket/quickstart"))
+    assert metrics.gather(there.root, run.stages) == metrics.gather(run.root, run.stages)
+    html, tree = draw(there)
+    assert len(tree.css("svg")) > 3
+    assert _without_place_and_time(html) == _without_place_and_time(rendered[0])
+
+
+def _without_place_and_time(html):
+    html = re.sub(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2})?", "", html)
+    return html.replace("gs://bucket/quickstart", "RUN_DIR")

@@ -1,0 +1,232 @@
+"""Which place each stage of a run goes to, and how a stage is run there."""
+
+import dataclasses
+import shlex
+import time
+from collections.abc import Sequence
+
+from humpback_jax.configurable import configurable
+from humpback_jax.errors import PreemptedError, UsageError, UserError
+from launch import configuration
+from launch.claims import Held
+from launch.context import Context, command_of
+from launch.ending import EndWatch
+from launch.jobs import checks
+from launch.jobs.command import Command, Place, script
+from launch.jobs.places import PLACES, group_of
+from launch.jobs.supervise import Supervised
+
+HERE = "here"
+_POLL_SECONDS = 0.2
+_BEAM = ("dataflow", "flink")  # run Beam's jobs and nothing else
+_BEAM_GROUPS = ("segment", "augment", "curate")
+
+
+@configurable
+@dataclasses.dataclass(frozen=True)
+class LaunchPlan:
+    """Where each group of stages runs: "here", in the driver's own process, or a place's name.
+
+    A place is bound under its own name, and for one group under the group's scope:
+    `TpuVm.zone = '...'`, `train/TpuVm.name = '...'`.
+
+    Attributes:
+      segment: stage segment.
+      train: pretrain, base, and every model.
+      augment: stage augment.
+      curate: curate1, curate2, ...
+      evaluate: stage evaluate.
+      rest: world, seed and report.
+      restarts: how often a stage is started again that was told to end and has saved (exit 42).
+    """
+
+    segment: str = HERE
+    train: str = HERE
+    augment: str = HERE
+    curate: str = HERE
+    evaluate: str = HERE
+    rest: str = HERE
+    restarts: int = 20
+
+    def __post_init__(self):
+        known = (HERE, *PLACES)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name != "restarts" and value not in known:
+                raise UsageError(
+                    f"LaunchPlan.{field.name} is {value!r}: choose one of {', '.join(known)}"
+                )
+            if value in _BEAM and field.name not in _BEAM_GROUPS:
+                raise UsageError(
+                    f"LaunchPlan.{field.name} is {value!r}, which runs Beam's jobs alone "
+                    f"({', '.join(_BEAM_GROUPS)}): choose another place"
+                )
+        if self.restarts < 0:
+            raise UsageError(f"LaunchPlan.restarts is {self.restarts}: give 0 or more")
+
+    def place_of(self, stage: str) -> str:
+        """Returns the name of a stage's place, or "here"."""
+        return getattr(self, group_of(stage))
+
+
+def is_shared(stage: str, engine: str) -> bool:
+    """Returns whether a stage is one that several processes can share."""
+    group = group_of(stage)
+    return group == "train" or (group in ("augment", "curate") and engine == "pod")
+
+
+class Launcher:
+    """Starts the stages of a run in their places.
+
+    Args:
+      context: the run.
+      flags: the gin flags as they were given, which every stage gets.
+      engine: --engine as it was given, "" for each place's own.
+
+    Raises:
+      UsageError: a place cannot be configured, cannot run what it is to run, or sees another disk;
+        nothing was started.
+    """
+
+    def __init__(self, context: Context, flags: Sequence[str], engine: str = ""):
+        self._context = context
+        self._flags = tuple(flags)
+        self._engine = engine
+        self._plan = configuration.build(LaunchPlan)
+        self._places: dict[str, Place] = {}
+        for stage in context.recipe.stages:
+            if self.runs(stage):
+                self._check(stage)
+                self.commands(stage)
+
+    def runs(self, stage: str) -> bool:
+        """Returns whether a stage has a place that is not the driver's own process."""
+        return self._plan.place_of(stage) != HERE
+
+    def commands(self, stage: str, driver: str = "") -> list[Command]:
+        """Returns what runs a stage in its place, as the child of a driver's claim."""
+        engine = self._engine_of(stage)
+        humpback = [
+            *command_of(stage).split(),
+            *self._flags,
+            *([f"--engine={engine}"] if engine else []),
+            *([f"--driver={driver}"] if driver else []),
+        ]
+        return self._place(stage).commands(humpback)
+
+    def describe(self) -> str:
+        """Returns all commands as a script's lines, stage by stage, with what is done already."""
+        blocks = []
+        for stage in self._context.recipe.stages:
+            done = " (done already)" if self._context.stage(stage).is_done() else ""
+            if not self.runs(stage):
+                blocks.append(f"# stage {stage}{done}: in this process")
+                continue
+            head = f"# stage {stage}{done}: {self._plan.place_of(stage)}"
+            lines = script(self.commands(stage))
+            if done:
+                lines = "\n".join(f"# {line}" for line in lines.splitlines())
+            blocks.append(f"{head}\n{lines}")
+        return "\n\n".join(blocks)
+
+    def run(self, stage: str, held: Held, watch: EndWatch) -> None:
+        """Runs a stage in its place until it is done.
+
+        Raises:
+          PreemptedError: this process was told to end; so was the stage.
+          UserError: the stage failed.
+        """
+        place, began = self._plan.place_of(stage), time.monotonic()
+        print(f"{stage}: goes to {place}", flush=True)
+        for restarts in range(self._plan.restarts + 1):
+            code = self._attempt(stage, held, watch)
+            if code == 0:
+                break
+            if code != PreemptedError.exit_code:
+                raise UserError(
+                    f"stage {stage} ended with exit code {code} ({place}): see what it said above, "
+                    f"mend that, then run {self._again()}; what is done is kept"
+                )
+            left = self._plan.restarts - restarts
+            print(f"{stage}: was told to end and has saved; {left} restarts left", flush=True)
+        else:
+            raise PreemptedError(
+                f"stage {stage} was told to end {self._plan.restarts + 1} times ({place}), each "
+                f"time with all saved: run {self._again()} to go on"
+            )
+        if not self._context.stage(stage).is_done():
+            raise UserError(
+                f"stage {stage} ended without an error ({place}) but is not done in "
+                f"{self._context.recipe.run_dir}: let that place write into the same RUN_DIR, then "
+                f"run {self._again()}"
+            )
+        print(f"{stage}: done by {place} in {time.monotonic() - began:.0f} s", flush=True)
+
+    def _attempt(self, stage: str, held: Held, watch: EndWatch) -> int:
+        """Runs a stage's commands, one after the other, and returns the first exit code not 0."""
+        for command in self.commands(stage, held.id):
+            held.check()
+            with watch.waiting():
+                code = self._wait(Supervised(command), held, watch)
+            if watch.told:
+                raise PreemptedError(
+                    f"the run was told to end, and with it stage {stage}: run {self._again()} to "
+                    "go on; what is done is kept"
+                )
+            held.check()
+            if code:
+                return code
+        return 0
+
+    def _wait(self, running: Supervised, held: Held, watch: EndWatch) -> int:
+        """Returns a command's exit code; it is told to end when this process is."""
+        told = False
+        try:
+            while (code := running.poll()) is None:
+                if (watch.told or held.is_lost) and not told:
+                    running.end()
+                    told = True
+                with watch.interrupts():
+                    time.sleep(_POLL_SECONDS)
+            return code
+        finally:
+            running.close()
+
+    def _again(self) -> str:
+        engine = [f"--engine={self._engine}"] if self._engine else []
+        return f"`{shlex.join(['humpback', 'run', *self._flags, *engine])}` again"
+
+    def _place(self, stage: str) -> Place:
+        group = group_of(stage)
+        if group not in self._places:
+            self._places[group] = configuration.build(PLACES[self._plan.place_of(stage)], group)
+        return self._places[group]
+
+    def _engine_of(self, stage: str) -> str:
+        """Returns --engine for a stage, "" for one that has none."""
+        if group_of(stage) not in ("augment", "curate"):
+            return ""
+        if self._plan.place_of(stage) in _BEAM:
+            return "beam"
+        if self._engine:
+            return self._engine
+        several = self._processes(stage) != 1
+        return "pod" if several else "beam"
+
+    def _processes(self, stage: str) -> int:
+        """Returns how many processes a stage's place has, where that is known."""
+        return getattr(self._place(stage), "processes", 1)
+
+    def _check(self, stage: str) -> None:
+        place, group = self._plan.place_of(stage), group_of(stage)
+        checks.check(self._place(stage), stage, self._context.recipe)
+        if place in _BEAM and self._engine == "pod":
+            raise UsageError(
+                f"--engine=pod is without Beam, which {place} (LaunchPlan.{group}) is: leave "
+                "--engine out"
+            )
+        if self._processes(stage) > 1 and not is_shared(stage, self._engine_of(stage)):
+            raise UsageError(
+                f"stage {stage} runs in one process and {place} has {self._processes(stage)}: "
+                f"choose another place for LaunchPlan.{group}"
+            )
