@@ -94,7 +94,6 @@ def _pipeline(
     job: InferenceStage, todo: Sequence[int], fingerprint: str, config: BeamConfig
 ) -> Callable[[beam.Pipeline], object]:
     """Returns what builds the pipeline over the shards that are to be done."""
-    in_one_process = config.is_local and config.direct_running_mode != "multi_processing"
 
     def build(pipeline: beam.Pipeline) -> object:
         return (
@@ -102,7 +101,7 @@ def _pipeline(
             | "Shards" >> beam.Create(todo)
             | "Spread" >> beam.Reshuffle()
             | "Read" >> beam.ParDo(ReadShard(job))
-            | "Infer" >> RunInference(ShardHandler(job, share=not in_one_process))
+            | "Infer" >> RunInference(ShardHandler(job, share=config.shares_model))
             | "Write" >> beam.ParDo(WriteShard(job, fingerprint))
         )
 

@@ -1,10 +1,12 @@
 """The places by name, and which bindings a stage's place has."""
 
 from launch.jobs.command import Place
+from launch.jobs.flink import Flink
 from launch.jobs.local import Local
 
 PLACES: dict[str, type[Place]] = {
     "local": Local,
+    "flink": Flink,
 }
 
 _GROUPS = {"segment": "segment", "augment": "augment", "evaluate": "evaluate"}
