@@ -15,14 +15,15 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent import futures
 
 import grpc
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 from apache_beam.runners.worker import sdk_worker
-from apache_beam.utils import thread_pool_executor
 
 from humpback_jax.errors import UserError
 
+_THREADS = 8  # that answer TaskManagers, each at once
 _PATIENCE = 10.0  # seconds that a worker has to end
 _log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def serve(host: str, port: int) -> None:
     Raises:
       UserError: the port is taken.
     """
-    server = grpc.server(thread_pool_executor.shared_unbounded_instance())
+    server = grpc.server(futures.ThreadPoolExecutor(_THREADS))
     pool = WorkerPool()
     beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
     try:

@@ -93,12 +93,16 @@ appender.console.layout.pattern = %d{HH:mm:ss,SSS} %-5p %c{1} - %m%n
 EOF
 }
 
+lives() { # process id: whether it is still that of one started here
+  local line
+  line=$(ps -ww -o stat=,args= -p "$1") || return 1
+  [[ $line != Z* && ($line == *"$FOLDER"* || $line == *beam_pipelines.worker_pool*) ]]
+}
+
 launch() { # name, command...: in the background, its output and process id under the name
   local name=$1
   shift
-  if [[ -f $FOLDER/pids/$name ]] && kill -0 "$(cat "$FOLDER/pids/$name")" 2>/dev/null; then
-    return
-  fi
+  if [[ -f $FOLDER/pids/$name ]] && lives "$(cat "$FOLDER/pids/$name")"; then return; fi
   nohup "$@" >"$FOLDER/logs/$name" 2>&1 </dev/null &
   echo $! >"$FOLDER/pids/$name"
 }
@@ -129,12 +133,12 @@ stop() {
   for file in "$FOLDER"/pids/*; do
     [[ -f $file ]] || continue
     pid=$(cat "$file")
-    kill "$pid" 2>/dev/null || true
+    if lives "$pid"; then kill "$pid"; fi
     for ((tries = 0; tries < 100; tries++)); do
-      kill -0 "$pid" 2>/dev/null || break
+      lives "$pid" || break
       sleep 0.1
     done
-    kill -KILL "$pid" 2>/dev/null || true
+    if lives "$pid"; then kill -KILL "$pid"; fi
     rm "$file"
   done
 }
