@@ -97,7 +97,8 @@ def serve(host: str, port: int) -> None:
     Raises:
       UserError: the port is taken.
     """
-    server = grpc.server(futures.ThreadPoolExecutor(_THREADS))
+    # Without the option two pools would share a port, and nobody would know it.
+    server = grpc.server(futures.ThreadPoolExecutor(_THREADS), options=[("grpc.so_reuseport", 0)])
     pool = WorkerPool()
     beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
     try:
