@@ -47,6 +47,9 @@ _MODULES = (
 _INCLUDE = re.compile(r"""^include\s+['"](.+?)['"]\s*(?:#.*)?$""", re.MULTILINE)
 _MACRO = re.compile(r"^([A-Z][A-Z0-9_]*)\s*=", re.MULTILINE)
 _REFERENCE = re.compile(r"%([A-Z][A-Z0-9_]*)")
+# What Python says of a class whose fields gin does not bind.
+_UNBOUND = re.compile(r"missing \d+ required positional arguments?: ([^\n]*)")
+_WORD = re.compile(r"'(\w+)'")
 _GIN_ERRORS = (ValueError, SyntaxError, TypeError, RuntimeError)
 
 # models/ knows no gin, so its configuration is registered here; gin makes a subclass of it.
@@ -173,6 +176,10 @@ def build(cls: type[T], scope: str = "") -> T:
     except UsageError as error:
         raise UsageError(_first_line(error)) from error  # gin appends lines of its own
     except (TypeError, RuntimeError, ValueError, AttributeError) as error:
+        if unbound := _UNBOUND.search(str(error)):
+            raise _missing(
+                [f"{cls.__name__}.{name}" for name in _WORD.findall(unbound[1])]
+            ) from error
         where = f" in scope '{scope}'" if scope else ""
         raise UsageError(
             f"{cls.__name__}{where} cannot be configured: {_first_line(error)}"
@@ -185,9 +192,12 @@ def _check_required(built: Any) -> None:
     missing = [f.name for f in fields if getattr(built, f.name) is gin.REQUIRED]
     if missing:
         parameters = (f"{type(built).__name__}.{name}" for name in missing)
-        names = [str(gin.query_parameter(name)).removeprefix("%") for name in parameters]
-        flags = " ".join(f"--gin.{name}=..." for name in names)
-        raise UsageError(f"{', '.join(names)} must be given: add {flags} or bind it in a gin file")
+        raise _missing([str(gin.query_parameter(name)).removeprefix("%") for name in parameters])
+
+
+def _missing(names: Sequence[str]) -> UsageError:
+    flags = " ".join(f"--gin.{name}=..." for name in names)
+    return UsageError(f"{', '.join(names)} must be given: add {flags} or bind it in a gin file")
 
 
 def _check_scalars(built: Any) -> None:

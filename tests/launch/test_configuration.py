@@ -14,6 +14,7 @@ from humpback_jax.prompts import Prompts
 from humpback_jax.train.config import TrainConfig
 from humpback_jax.train.optimizer import OptimizerConfig
 from launch import configuration
+from launch.jobs.tpu_vm import TpuVm
 from launch.recipe import Arm, Pretraining, Recipe
 
 LOOP = ["runs/loop.gin"]
@@ -137,10 +138,12 @@ def test_a_value_that_the_class_refuses_is_one_sentence():
     assert "\n" not in str(caught.value)
 
 
-def test_a_class_without_its_values_is_one_sentence():
-    configuration.parse([], [])
-    with pytest.raises(UsageError, match="TrainConfig in scope 'M0' cannot be .*train_steps"):
-        configuration.build(TrainConfig, "M0")
+def test_values_that_nothing_binds_are_named_with_the_flags_that_bind_them():
+    configuration.parse([], ["TpuVm.name = 'hb'"])
+    with pytest.raises(
+        UsageError, match=r"TpuVm\.zone, .* must be given: add .*--gin\.TpuVm\.zone="
+    ):
+        configuration.build(TpuVm, "train")
 
 
 @pytest.mark.parametrize("name", RECIPES)
