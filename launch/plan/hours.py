@@ -106,9 +106,12 @@ def of_reports(reports: Mapping[str, ProgramReport], settings: Settings) -> dict
     """Returns `stages` of what was compiled, {} unless all of the run's programs were and fit."""
     topology = settings.topology
     needed = ("prefill", "decode", *(("train",) if topology.trains else ()))
-    predictions = {n: reports[n].prediction for n in needed if n in reports and reports[n].fits}
-    if len(predictions) < len(needed):
+    speeds = {
+        name: report.prediction.tokens_per_second
+        for name, report in reports.items()
+        if report.fits and report.prediction is not None
+    }
+    if not speeds.keys() >= set(needed):
         return {}
     trained = sum(t.chip_hours for t in reports["train"].trainings) if topology.trains else None
-    prefill, decode = (predictions[n].tokens_per_second for n in ("prefill", "decode"))
-    return stages(works(), prefill, decode, topology.chips, trained)
+    return stages(works(), speeds["prefill"], speeds["decode"], topology.chips, trained)
