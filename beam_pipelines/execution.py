@@ -23,6 +23,9 @@ for _name in ("apache_beam.runners.common", "apache_beam.runners.worker.sdk_work
     logging.getLogger(_name).addFilter(lambda record: not _is_of_user_error(record))
 
 _MODES = ("in_memory", "multi_threading", "multi_processing")
+# What the portable runner raises; the engine's own word of it follows.
+_JOB_FAILED = re.compile(r"^Pipeline \S+ failed in state [A-Z]+: *([^\n]*)")
+_TRACEBACK = "Traceback (most recent call last)"
 _USER_ERROR = re.compile(r"^(?:humpback_jax\.errors\.)?(UserError|UsageError): (.+)$", re.MULTILINE)
 # What Dataflow says where it takes no job -> what to do.
 _REFUSALS = {
@@ -84,6 +87,16 @@ class BeamConfig:
         return self.runner == "FnApiRunner"
 
     @property
+    def shares_model(self) -> bool:
+        """Whether the worker processes of a machine use one model, held by one of them.
+
+        On Flink each has its own: a TaskManager ends its worker as soon as its part of the job is
+        done, and the model that others still work with would end with it.
+        """
+        in_one_process = self.is_local and self.direct_running_mode != "multi_processing"
+        return not in_one_process and self.runner != "FlinkRunner"
+
+    @property
     def is_dry_run(self) -> bool:
         """Whether jobs are translated for the runner and not submitted (Dataflow's --dry_run)."""
         return any(flag in ("--dry_run", "--dry_run=True") for flag in self.options)
@@ -137,7 +150,7 @@ def run_pipeline(build: Callable[[beam.Pipeline], object], config: BeamConfig) -
 
     Raises:
       UserError: a worker raised one; it comes back with its own message, whatever the runner
-        wrapped around it.
+        wrapped around it. Or the engine, and not our code in it, ended the job.
     """
     pipeline = beam.Pipeline(runner=config.runner, options=config.pipeline_options())
     build(pipeline)
@@ -146,7 +159,9 @@ def run_pipeline(build: Callable[[beam.Pipeline], object], config: BeamConfig) -
         result.wait_until_finish()
         return result
     except Exception as error:
-        original = user_error(error) or _refusal(error, config)
+        original = (
+            user_error(error) or _refusal(error, config) or _engine_error(error, config.runner)
+        )
         if original is None:
             raise
         raise original from error
@@ -161,6 +176,17 @@ def _refusal(error: BaseException, config: BeamConfig) -> UserError | None:
             said = found[0].strip()[:_SAID_CHARACTERS]
             return UserError(f"Dataflow refuses the job ({said}): {remedy}")
     return None
+
+
+def _engine_error(error: Exception, runner: str) -> UserError | None:
+    """Returns what says that a cluster ended a job, None if Python code in the job raised."""
+    found = _JOB_FAILED.match(str(error))
+    if found is None or _TRACEBACK in str(error):
+        return None
+    return UserError(
+        f"the job failed on {runner} ({found[1].rstrip('. ')}): see to the cluster's machines, "
+        "perhaps by its logs, and run the same command again, finished shards are kept"
+    )
 
 
 def user_error(error: BaseException) -> UserError | None:

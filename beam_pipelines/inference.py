@@ -94,15 +94,14 @@ def _pipeline(
     job: InferenceStage, todo: Sequence[int], fingerprint: str, config: BeamConfig
 ) -> Callable[[beam.Pipeline], object]:
     """Returns what builds the pipeline over the shards that are to be done."""
-    in_one_process = config.is_local and config.direct_running_mode != "multi_processing"
 
     def build(pipeline: beam.Pipeline) -> object:
         return (
             pipeline
             | "Shards" >> beam.Create(todo)
             | "Spread" >> beam.Reshuffle()
-            | "Read" >> beam.ParDo(ReadShard(job))
-            | "Infer" >> RunInference(ShardHandler(job, share=not in_one_process))
+            | "Read" >> beam.ParDo(ReadShard(job, fingerprint))
+            | "Infer" >> RunInference(ShardHandler(job, share=config.shares_model))
             | "Write" >> beam.ParDo(WriteShard(job, fingerprint))
         )
 
@@ -110,13 +109,17 @@ def _pipeline(
 
 
 class ReadShard(beam.DoFn):
-    """Reads a shard of the source stage."""
+    """Reads a shard of the source stage, if it is not done by now.
 
-    def __init__(self, job: InferenceStage):
-        self._job = job
+    An engine that restarts a job by itself gives it again all shards that it had at first.
+    """
+
+    def __init__(self, job: InferenceStage, fingerprint: str):
+        self._job, self._fingerprint = job, fingerprint
 
     def process(self, element: int) -> Iterator[Shard]:
-        yield self._job.read_shard(element)
+        if not self._job.stage.is_shard_done(element, self._fingerprint):
+            yield self._job.read_shard(element)
 
 
 class WriteShard(beam.DoFn):

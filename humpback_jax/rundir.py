@@ -277,9 +277,10 @@ class StageDir:
 
     def todo(self, count: int, fingerprint: str, folder: str = "shards") -> list[int]:
         """Returns the indices below `count` whose done marker is absent or of another config."""
-        return [i for i in range(count) if not self._is_shard_done(i, fingerprint, folder)]
+        return [i for i in range(count) if not self.is_shard_done(i, fingerprint, folder)]
 
-    def _is_shard_done(self, index: int, fingerprint: str, folder: str) -> bool:
+    def is_shard_done(self, index: int, fingerprint: str, folder: str = "shards") -> bool:
+        """Returns whether a shard's done marker is there, and of this configuration."""
         marker = self.marker(index, folder)
         return marker.exists() and json.loads(marker.read_text())["fingerprint"] == fingerprint
 

@@ -84,6 +84,11 @@ def _free_ports(count):
             each.close()
 
 
+@pytest.fixture(scope="session")
+def free_ports():
+    return _free_ports
+
+
 def _wait_for(port, process, log):
     """Returns once something listens on a port; skips where gRPC may not."""
     for _ in range(600):

@@ -2,6 +2,7 @@
 
 from launch.jobs.command import Place
 from launch.jobs.dataflow import Dataflow
+from launch.jobs.flink import Flink
 from launch.jobs.local import Local
 from launch.jobs.tpu_vm import TpuVm
 from launch.jobs.xpk import Xpk
@@ -11,6 +12,7 @@ PLACES: dict[str, type[Place]] = {
     "tpu-vm": TpuVm,
     "xpk": Xpk,
     "dataflow": Dataflow,
+    "flink": Flink,
 }
 
 _GROUPS = {"segment": "segment", "augment": "augment", "evaluate": "evaluate"}

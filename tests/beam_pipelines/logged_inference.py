@@ -1,8 +1,8 @@
 """Augments and logs it: python logged_inference.py RUN_DIR MODEL LOG ENGINE [OPTION ...].
 
-ENGINE is pod, a direct_running_mode of the FnApiRunner's (with two workers), or PortableRunner,
-whose options follow. The log has the lines "PID begun SHARD" and "PID done SHARD" for every shard
-that a model works on.
+ENGINE is pod, a direct_running_mode of the FnApiRunner's (with two workers), or PortableRunner or
+FlinkRunner, whose options follow. Work on a shard takes SHARD_SECONDS of the environment at least.
+The log has the lines "PID begun SHARD" and "PID done SHARD" for every shard that a model works on.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from beam_pipelines.augment import AugmentTask
 from beam_pipelines.execution import BeamConfig
 from beam_pipelines.handler import ModelSource
 from beam_pipelines.shards import InferenceStage
+from humpback_jax.errors import UserError
 from humpback_jax.infer.engine import EngineConfig
 from humpback_jax.infer.sampling import SamplingConfig
 from humpback_jax.method.leaks import LeakConfig
@@ -31,19 +32,20 @@ class LoggedTask:
 
     task: Any
     log: str
+    seconds: float
 
     def computation(self):
         return self.task.computation()
 
     def load(self):
-        return LoggedWorker(self.task.load(), self.log)
+        return LoggedWorker(self.task.load(), self.log, self.seconds)
 
 
 class LoggedWorker:
     spans_processes = False
 
-    def __init__(self, worker, log):
-        self._worker, self._log = worker, log
+    def __init__(self, worker, log, seconds):
+        self._worker, self._log, self._seconds = worker, log, seconds
 
     def _say(self, event, shard):
         with open(self._log, "a") as file:  # one short write, so lines stay whole
@@ -51,7 +53,7 @@ class LoggedWorker:
 
     def process(self, shard):
         self._say("begun", shard)
-        time.sleep(0.1)  # the model is too small to be killed at work
+        time.sleep(self._seconds)  # the model is too small to be killed at work
         output = self._worker.process(shard)
         self._say("done", shard)
         return output
@@ -63,17 +65,21 @@ def run(run_dir, model, log, beam):
     source = ModelSource(model, engine)
     task = AugmentTask(source, Prompts(), sampling, LeakConfig(), SamplesConfig())
     stages = [StageDir(run_dir, name) for name in ("augment", "segment")]
-    job = InferenceStage(*stages, read=Segment, write=Candidate, task=LoggedTask(task, log))
+    logged = LoggedTask(task, log, float(os.environ.get("SHARD_SECONDS", "0.1")))
+    job = InferenceStage(*stages, read=Segment, write=Candidate, task=logged)
     return inference.run_stage(job, {}, {}, beam)
 
 
 def main(run_dir, model, log, engine, *options):
     beam = None
-    if engine == "PortableRunner":
+    if engine.endswith("Runner"):
         beam = BeamConfig(runner=engine, options=options)
     elif engine != "pod":
         beam = BeamConfig(direct_running_mode=engine, num_workers=2)
-    run(run_dir, model, log, beam)
+    try:
+        run(run_dir, model, log, beam)
+    except UserError as error:
+        sys.exit(f"humpback: {error}")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@ import dataclasses
 
 import pytest
 
-from beam_pipelines import augment
+from beam_pipelines import augment, inference
 from beam_pipelines.augment import AugmentTask, run_augment
 from beam_pipelines.execution import BeamConfig
 from beam_pipelines.handler import ModelSource
-from beam_pipelines.shards import Shard
+from beam_pipelines.shards import InferenceStage, Shard
 from humpback_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from humpback_jax.errors import UsageError, UserError
 from humpback_jax.infer.engine import EngineConfig, Result
@@ -358,3 +358,17 @@ def test_an_instruction_ends_before_its_stop_string(worker, run_dir, monkeypatch
 
 def test_an_empty_shard_is_a_shard(worker):
     assert worker.process(Shard(0, [])).counts == Counts(0, 0)
+
+
+def test_a_shard_that_was_finished_meanwhile_is_not_given_to_the_model(run_dir, model_folder):
+    """Flink, told to restart jobs by itself, gives them all their shards again."""
+    stages = [StageDir(run_dir, name) for name in ("augment", "segment")]
+    task = AugmentTask(
+        ModelSource(str(model_folder), ENGINE), PROMPTS, SAMPLING, LeakConfig(), SamplesConfig()
+    )
+    job = InferenceStage(*stages, read=Segment, write=Candidate, task=task)
+    fingerprint = stages[0].begin({}, {})
+    read = inference.ReadShard(job, fingerprint)
+    assert [shard.index for i in range(3) for shard in read.process(i)] == [0, 1, 2]
+    stages[0].write_shard(1, Candidate, [], Counts(0, 0), fingerprint)
+    assert [shard.index for i in range(3) for shard in read.process(i)] == [0, 2]

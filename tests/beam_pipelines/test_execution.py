@@ -107,3 +107,24 @@ def test_a_worker_process_that_is_killed_ends_the_pipeline():
     config = BeamConfig(direct_running_mode="multi_processing", num_workers=2)
     with pytest.raises(UserError, match="a worker process was killed.*run the same command again"):
         run_pipeline(_killing(), config)
+
+
+@pytest.mark.parametrize(
+    ("said", "ours"),
+    [
+        ("JobMasterException: TaskManager with id a:1 is no longer reachable.", True),
+        (
+            "RuntimeException: Error\nTraceback (most recent call last):\n KeyError: 1",
+            False,
+        ),
+    ],
+)
+def test_a_job_that_a_cluster_ended_is_one_sentence_and_a_bug_is_not(monkeypatch, said, ours):
+    def run(pipeline):
+        raise RuntimeError(f"Pipeline BeamApp-1_2 failed in state FAILED: {said}")
+
+    monkeypatch.setattr(beam.Pipeline, "run", run)
+    with pytest.raises(UserError if ours else RuntimeError) as caught:
+        run_pipeline(lambda pipeline: None, BeamConfig(runner="FlinkRunner"))
+    if ours:
+        assert str(caught.value).startswith(f"the job failed on FlinkRunner ({said.rstrip('.')}): ")
