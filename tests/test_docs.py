@@ -196,6 +196,14 @@ def test_pages_name_commands_and_files_that_are_there(name):
             assert heading in _anchors(page.read_text()), target
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_pages_name_targets_that_make_has(name):
+    blocks = "\n".join(block for _, _, block in BLOCK.findall((ROOT / name).read_text()))
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = re.findall(r"^make ([a-z-]+)", blocks, re.MULTILINE)
+    assert set(named) <= set(targets)
+
+
 def _anchors(text: str) -> set[str]:
     """Returns the names by which GitHub links to a page's headings."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)

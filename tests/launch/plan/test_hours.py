@@ -61,6 +61,18 @@ def test_the_page_has_what_its_other_tables_and_the_recipes_give():
     assert rows["humpback_7b_v5e_8"]["train"] == ""
 
 
+def test_the_page_of_tpu_vms_repeats_the_figures_of_the_plan():
+    text = PAGE.with_name("paths").joinpath("tpu_vm.md").read_text()
+    shown = table.rows_of(text[text.index("| | recipe") :].split("\n\n")[0])
+    trained = {row["recipe"]: row for row in table.rows_of(_section(check.TRAINING))}
+    whole = {row["recipe"]: row for row in table.rows_of(_section(check.LOOP))}
+    assert len(shown) == 8
+    for row in shown:
+        known = {**trained[row["recipe"]], **whole[row["recipe"]]}
+        for column in ("chips", "GiB a chip", "train", "whole run", "hours"):
+            assert row[column] == known[column], row
+
+
 def test_a_slower_program_would_change_the_page():
     inference = _section(check.INFERENCE)
     slower = inference.replace("4,393", "2,000")
