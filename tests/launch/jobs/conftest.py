@@ -35,6 +35,7 @@ BOUND = {
         "--gin.Dataflow.region='us-central1'",
         "--gin.Dataflow.temp_location='gs://bucket/tmp'",
     ),
+    "flink": ("--gin.Flink.master='flink.example:8081'",),
 }
 RECIPE = "--gin_file=recipes/humpback_7b_v5e_16.gin"
 

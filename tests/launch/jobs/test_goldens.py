@@ -63,6 +63,17 @@ CASES = {
         {"stage": ("segment",)},
     ),
     "dataflow_augment": ("dataflow", ON_TPU, {"stage": ("augment",)}),
+    "flink_curate": (
+        "flink",
+        (
+            "--dry-run",
+            "--gin.Flink.job_server_jar='/opt/beam/job server.jar'",
+            "--gin.Flink.parallelism=8",
+            "--gin.Flink.artifacts_dir='/shared/artifacts'",
+            "--gin.Flink.options=('--sdk_worker_parallelism=1',)",
+        ),
+        {"stage": ("curate", "--iteration=1")},
+    ),
     "dataflow_image": ("dataflow", (*ON_TPU, "--dry-run"), {"action": ("image",), "stage": ()}),
 }
 
