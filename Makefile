@@ -10,7 +10,7 @@ FAST := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=200000000000
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 
-.PHONY: install quickstart test test-fast fuzz check format claims base parity bench-train bench-infer bench-precision bench-corpus tpu-check clean
+.PHONY: install quickstart test test-fast fuzz check format claims base parity bench-train bench-infer bench-precision bench-corpus bench-ckpt tpu-check clean
 
 install: $(INSTALLED)
 
@@ -75,6 +75,10 @@ bench-precision: install
 # pages with --documentation FILE. --memory takes five minutes more.
 bench-corpus: install .venv-corpus
 	$(BIN)/python benchmarks/corpus.py --memory
+
+# What looking into a checkpoint of 12.6 GiB takes; five minutes and a few hundred MiB.
+bench-ckpt: install
+	$(BIN)/python benchmarks/checkpoints.py
 
 .venv-corpus:
 	$(PYTHON) -m venv $@
