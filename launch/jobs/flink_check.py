@@ -72,8 +72,8 @@ def overview(master: str) -> dict[str, Any]:
             found = json.load(answer)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"no Flink answers at {master} ({error}): start the cluster, as docs/flink.md says, "
-            "or correct Flink.master"
+            f"no Flink answers at {master} ({error}): start the cluster, as docs/paths/flink.md "
+            "says, or correct Flink.master"
         ) from error
     if not isinstance(found, dict) or "flink-version" not in found:
         raise UserError(

@@ -3,6 +3,7 @@
     python -m launch.plan.check docs/plan.md            half an hour on two cores
     python -m launch.plan.check docs/plan.md --only 7b  recipes whose name has "7b", printed alone
     python -m launch.plan.check docs/plan.md --programs prefill decode    the table of inference
+    python -m launch.plan.check docs/plan.md --hours    the table of whole runs, from the other two
 
 A program that was compiled before, word for word, is taken from --cache.
 """
@@ -14,11 +15,12 @@ from collections.abc import Sequence
 
 from humpback_jax.errors import UserError
 from launch import configuration
-from launch.plan import command, report, settings, slots, table, worker
+from launch.plan import command, hours, report, settings, slots, table, worker
 from launch.plan.flags import PROGRAMS
 from launch.plan.report import ProgramReport
 from launch.plan.settings import Settings
 from launch.plan.slots import Slots
+from launch.plan.topology import Topology
 
 # Slices too small for their model, which the compiler must refuse: (recipe, bindings).
 TOO_SMALL: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -28,8 +30,9 @@ TOO_SMALL: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 TRAINING = "Training: 32 rows of 2,048 tokens a step"
 INFERENCE = "Inference: the longest bucket of augmenting"
+LOOP = "The whole run: 502,133 segments, two rounds"
 REFUSED = "Refused by the compiler, as they must be"
-_HEADINGS = (TRAINING, INFERENCE, REFUSED)
+_HEADINGS = (TRAINING, INFERENCE, LOOP, REFUSED)
 _MARKS = ("<!-- make tpu-check writes what follows -->", "<!-- until here -->")
 
 
@@ -46,7 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="part of a recipe's name")
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
     parser.add_argument("--cache", type=pathlib.Path, default=pathlib.Path(".cache/tpu-check"))
+    parser.add_argument("--hours", action="store_true", help="compile nothing")
     options = parser.parse_args(arguments)
+    if options.hours:
+        _write(options.page, {})
+        return 0
     chosen = [name for name in recipes() if options.only in name]
     fitting = [
         row for name in chosen for row in _compile_recipe(name, options.programs, options.cache)
@@ -117,6 +124,30 @@ def _tables(fitting, refused) -> dict[str, str]:
     return {heading: text for heading, text in sections.items() if text}
 
 
+def loop_table(training: str, inference: str) -> str:
+    """Returns the table of whole runs from the rows of the other two, "" if there are none."""
+    trained, speeds = _figures(training, "chip-hours"), _figures(inference, "tokens/s")
+    rows = []
+    for recipe in dict.fromkeys(recipe for recipe, _ in speeds):
+        prefill, decode = (speeds.get((recipe, program)) for program in ("prefill", "decode"))
+        if prefill is None or decode is None:
+            continue
+        configuration.parse([f"recipes/{recipe}.gin"], ())
+        topology, training_hours = configuration.build(Topology), trained.get((recipe, "train"))
+        spent = hours.stages(hours.works(), prefill, decode, topology.chips, training_hours)
+        rows.append(table.loop_row(recipe, topology, spent))
+    return table.markdown(table.LOOP_COLUMNS, rows) if rows else ""
+
+
+def _figures(text: str, column: str) -> dict[tuple[str, str], float]:
+    """Returns a column of a section's table by (recipe, program), without what does not fit."""
+    return {
+        (row["recipe"], row.get("program", "train")): float(row[column].replace(",", ""))
+        for row in table.rows_of(text)
+        if row[column] != "-"
+    }
+
+
 def _write(page: pathlib.Path, sections: dict[str, str]) -> None:
     """Puts the sections between the page's two marks; others that stand there are kept."""
     whole = page.read_text()
@@ -126,6 +157,8 @@ def _write(page: pathlib.Path, sections: dict[str, str]) -> None:
     written, after = rest.split(_MARKS[1])
     there = (part.split("\n", 1) for part in written.split("\n## ")[1:])
     merged = {heading: text.strip() for heading, text in there} | sections
+    if whole := loop_table(merged.get(TRAINING, ""), merged.get(INFERENCE, "")):
+        merged[LOOP] = whole
     text = "\n\n".join(f"## {h}\n\n{merged[h]}" for h in _HEADINGS if h in merged)
     page.write_text(f"{before}{_MARKS[0]}\n\n{text}\n\n{_MARKS[1]}{after}")
 

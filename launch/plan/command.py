@@ -10,7 +10,7 @@ from typing import Any
 
 from humpback_jax.errors import UserError
 from launch import configuration
-from launch.plan import report, settings, slots, table, worker
+from launch.plan import hours, report, settings, slots, table, worker
 from launch.plan.flags import PROGRAMS
 from launch.plan.report import ProgramReport
 from launch.plan.settings import Settings
@@ -34,8 +34,11 @@ def run(options: argparse.Namespace, bindings: Sequence[str], search: Sequence[s
     room = _slots({r.name: r for r in reports}, plan, files if options.slots else None)
     if room is not None:
         print(table.slots(room), flush=True)
+    loop = hours.of_reports({r.name: r for r in reports}, plan)
+    if loop:
+        print(table.loop(loop, plan), flush=True)
     if options.json:
-        _write_json(options.json, report.as_json(reports, plan, room))
+        _write_json(options.json, report.as_json(reports, plan, room, loop))
     refusals = [report.refusal(r, plan) for r in reports if not r.fits]
     if refusals:
         raise UserError("; ".join(refusals))

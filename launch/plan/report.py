@@ -82,7 +82,10 @@ def _remedy(report: ProgramReport, settings: Settings) -> str:
 
 
 def as_json(
-    reports: list[ProgramReport], settings: Settings, slots: Any | None = None
+    reports: list[ProgramReport],
+    settings: Settings,
+    slots: Any | None = None,
+    loop: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Returns all figures of a plan; predicted ones stand under "predicted"."""
     topology = settings.topology
@@ -98,6 +101,7 @@ def as_json(
         "parameters": settings.llama.num_parameters,
         "programs": [_program_json(report) for report in reports],
         "slots": None if slots is None else dataclasses.asdict(slots),
+        "predicted_chip_hours": dict(loop or {}),
     }
 
 

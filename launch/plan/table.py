@@ -1,12 +1,13 @@
 """How a plan is printed: aligned text for a terminal, a Markdown table for docs/plan.md."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from launch.plan.hlo import KINDS
 from launch.plan.report import ProgramReport
 from launch.plan.settings import Settings
 from launch.plan.slots import Slots
+from launch.plan.topology import Topology
 
 _WHAT = {
     "train": "training step of {model}",
@@ -54,6 +55,16 @@ def slots(room: Slots) -> str:
     return "\n".join(
         ("", "slots", _line("memory", taken), _line("most", f"{room.most} fit ({how})"))
     )
+
+
+def loop(chip_hours: Mapping[str, float], settings: Settings) -> str:
+    """Returns the lines about a whole run, stage by stage."""
+    price = settings.topology.price_per_chip_hour
+    lines = ["", f"whole run, predicted{'chip-hours':>16}" + ("     money" if price else "")]
+    for name, hours in [*chip_hours.items(), ("all", sum(chip_hours.values()))]:
+        money = f"{hours * price:10,.0f}" if price else ""
+        lines.append(f"  {name:18}{hours:16,.1f}{money}")
+    return "\n".join(lines)
 
 
 def _line(name: str, text: str) -> str:
@@ -130,6 +141,27 @@ INFERENCE_COLUMNS = (
     "recipe", "slice", "program", "mesh", "rows x tokens", "GiB a chip", "of usable", "step",
     "of it kernel", "HBM bound", "times", "tokens/s", "GiB a slot", "most slots",
 )  # fmt: skip
+
+LOOP_COLUMNS = (
+    "recipe", "slice", "chips", "train", "augment", "a round of curating", "whole run", "hours",
+)  # fmt: skip
+
+
+def loop_row(recipe: str, topology: Topology, chip_hours: Mapping[str, float]) -> list[str]:
+    """Returns a recipe's cells of LOOP_COLUMNS; all but the last are chip-hours."""
+    cells = [recipe, f"{topology.name} ({topology.shape})", str(topology.chips)]
+    whole = sum(chip_hours.values())
+    named = [chip_hours.get(name) for name in ("train", "augment", "curate1")]
+    cells += ["" if hours is None else f"{hours:,.0f}" for hours in (*named, whole)]
+    return [*cells, f"{whole / topology.chips:,.1f}"]
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    """Returns the rows of a text's Markdown table, each by its columns; none without a table."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    columns, rows = next(iter(cells), []), cells[2:]
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def train_row(recipe: str, report: ProgramReport, settings: Settings) -> list[str]:

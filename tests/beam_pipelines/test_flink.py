@@ -1,8 +1,8 @@
 """A real Flink of a JobManager and two TaskManagers on loopback gives the bytes of one process.
 
 It wants Java, Flink's jars (FLINK_HOME, or the PyPI package apache-flink-libraries) and Beam's job
-server for that version of Flink (HUMPBACK_FLINK_JOB_SERVER, or where Maven puts it); docs/flink.md
-says how to get them.
+server for that version of Flink (HUMPBACK_FLINK_JOB_SERVER, or where Maven puts it);
+docs/paths/flink.md says how to get them.
 """
 
 import contextlib

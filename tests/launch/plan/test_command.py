@@ -48,6 +48,29 @@ def test_all_three_programs_are_planned(humpback, compiled, recipe):
     assert out.count("of 15.75 GiB a chip, 50%: fits") == 3
 
 
+def test_a_whole_run_is_added_up_stage_by_stage(humpback, compiled, tmp_path):
+    """Every made-up program works on 1,024 tokens a second, on 4 chips at 1.5 an hour."""
+    code, out, _ = humpback(f"--json={tmp_path}/plan.json")
+    assert code == 0
+    whole = out.split("whole run, predicted")[1].splitlines()
+    assert [line.split()[0] for line in whole[1:]] == [
+        "train",
+        "augment",
+        "curate1",
+        "curate2",
+        "all",
+    ]
+    spent = json.loads((tmp_path / "plan.json").read_text())["predicted_chip_hours"]
+    hours, money = (float(cell.replace(",", "")) for cell in whole[-1].split()[1:])
+    assert hours == pytest.approx(sum(spent.values()), abs=0.1)
+    assert money == pytest.approx(1.5 * hours, abs=1)
+    assert spent["curate1"] == spent["curate2"] > spent["augment"] > 0
+
+
+def test_a_whole_run_is_not_added_up_from_a_part(humpback, compiled):
+    assert "whole run" not in humpback("--only=decode", "--only=prefill")[1]
+
+
 def test_only_one_and_json(humpback, compiled, tmp_path):
     code, _, _ = humpback("--only=decode", f"--json={tmp_path}/plan.json")
     assert code == 0
