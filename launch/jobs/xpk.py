@@ -49,6 +49,7 @@ class Xpk:
     remote: ClassVar[bool] = True
     actions: ClassVar[tuple[str, ...]] = ("run", "image", "create", "status", "logs", "delete")
     of_machines: ClassVar[tuple[str, ...]] = ("image",)
+    programs: ClassVar[tuple[str, ...]] = ("xpk",)
 
     name: str
     cluster: str
@@ -96,6 +97,13 @@ class Xpk:
             return [self._create(humpback)]
         one = {"status": self._status, "logs": self._logs, "delete": self._delete}
         return [one[name](humpback)]
+
+    def remains(self, humpback: Sequence[str]) -> str:
+        """Returns what goes on without this process, and the command that ends it."""
+        return (
+            f"workload {self.workload(humpback)} may go on and is paid for until it ends: "
+            f"`{self._delete(humpback).quoted()}` ends it"
+        )
 
     def workload(self, humpback: Sequence[str]) -> str:
         """Returns the name of a subcommand's workload.
