@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from humpback_jax.errors import UserError
+from humpback_jax.errors import UsageError, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +53,13 @@ class Place(Protocol):
           humpback: the arguments, subcommand first, gin flags as they were given.
         """
         ...
+
+
+def check_given(place: object, *names: str) -> None:
+    """Raises UsageError for a field of a place that is empty and must not be."""
+    for name in names:
+        if not getattr(place, name):
+            raise UsageError(f"{type(place).__name__}.{name} is empty: bind it in the gin files")
 
 
 def script(commands: Sequence[Command]) -> str:

@@ -13,7 +13,7 @@ from typing import ClassVar
 from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
 from launch.jobs import environment, gin_files
-from launch.jobs.command import Command, humpback_here
+from launch.jobs.command import Command, check_given, humpback_here
 from launch.jobs.images import image_commands
 from launch.jobs.job_name import job_name
 from launch.plan import topology
@@ -67,6 +67,7 @@ class Dataflow:
     topology: Topology | None = dataclasses.field(default_factory=topology.bound_or_none)
 
     def __post_init__(self):
+        check_given(self, "name", "project", "region")
         if not self.temp_location.startswith("gs://"):
             raise UsageError(
                 f"Dataflow.temp_location is {self.temp_location!r}: give a folder of a bucket, "

@@ -58,7 +58,6 @@ class Flink:
     options: Sequence[str] = ()
 
     def __post_init__(self):
-        object.__setattr__(self, "options", tuple(self.options))
         if self.version not in VERSIONS:
             raise UsageError(
                 f"Flink.version is {self.version!r}, which Beam {BEAM_VERSION} cannot run on: use "

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from humpback_jax.errors import PreemptedError, UserError
 from launch.jobs.command import Command, check_program
@@ -65,11 +65,21 @@ def run(vm: TpuVm, humpback: Sequence[str]) -> int:
     """
     check_program(vm.describe().argv[0])
     vm.action("run", humpback)  # what is wrong with it is found before anything is paid for
+    return _until_told(vm, lambda: _with_machines(vm, humpback))
+
+
+def ask(vm: TpuVm) -> int:
+    """Asks for the machines and returns the exit code, as `run` does."""
+    return _until_told(vm, lambda: create(vm))
+
+
+def _until_told(vm: TpuVm, work: Callable[[], int]) -> int:
+    """Returns the exit code of work; one who ends this process is told of the machines."""
     try:
         with _told_to_end():
-            return _with_machines(vm, humpback)
+            return work()
     except KeyboardInterrupt as told:
-        _say(f"told to end: {vm.remains()}; launch the same again to wait for it")
+        _say(f"told to end: {vm.remains()}; launch the same again to go on")
         return PreemptedError.exit_code if told.args else 128 + signal.SIGINT
 
 
@@ -165,8 +175,8 @@ def _bring_up(vm: TpuVm) -> None:
             time.sleep(vm.poll_seconds)
 
 
-def create(vm: TpuVm) -> None:
-    """Asks for the machines, unless that is done.
+def create(vm: TpuVm) -> int:
+    """Asks for the machines, unless that is done, and returns 0.
 
     Raises:
       UserError: Google Cloud refuses, for want of quota or whatever it says.
@@ -175,6 +185,7 @@ def create(vm: TpuVm) -> None:
     said = _capture(vm.create())
     if said.code and not _THERE.search(said.error):
         raise _refused(vm, said.error if _QUOTA.search(said.error) else said.reason)
+    return 0
 
 
 def _refused(vm: TpuVm, reason: str) -> UserError:

@@ -21,7 +21,7 @@ from typing import ClassVar
 from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError, UserError
 from launch.jobs import environment, gin_files
-from launch.jobs.command import Command, humpback_here
+from launch.jobs.command import Command, check_given, humpback_here
 from launch.jobs.hosts import on_hosts
 from launch.jobs.job_name import job_name
 from launch.plan import topology
@@ -86,6 +86,7 @@ class TpuVm:
     topology: Topology = dataclasses.field(default_factory=topology.bound)
 
     def __post_init__(self):
+        check_given(self, "project", "zone")
         if not _NAME.fullmatch(self.name):
             raise UsageError(
                 f"TpuVm.name is {self.name!r}: give small letters, digits and hyphens, a letter "
@@ -126,8 +127,7 @@ class TpuVm:
         if name == "run":
             return supervision.run(self, humpback)
         if name == "create":
-            supervision.create(self)
-            return 0
+            return supervision.ask(self)
         return None
 
     def remains(self, humpback: Sequence[str] = ()) -> str:

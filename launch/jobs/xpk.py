@@ -14,7 +14,7 @@ from typing import ClassVar
 from humpback_jax.configurable import configurable
 from humpback_jax.errors import PreemptedError, UsageError
 from launch.jobs import environment, gin_files, shell
-from launch.jobs.command import Command
+from launch.jobs.command import Command, check_given
 from launch.jobs.hosts import on_hosts
 from launch.jobs.images import image_commands
 from launch.jobs.job_name import job_name
@@ -65,6 +65,7 @@ class Xpk:
     topology: Topology = dataclasses.field(default_factory=topology.bound)
 
     def __post_init__(self):
+        check_given(self, "cluster", "project", "zone", "image")
         if not _NAME.fullmatch(self.name):
             raise UsageError(
                 f"Xpk.name is {self.name!r}: give small letters, digits and hyphens, a letter first"

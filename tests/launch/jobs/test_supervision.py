@@ -225,6 +225,9 @@ def test_who_ends_it_while_machines_are_deleted_is_told_of_them(cloud, monkeypat
     monkeypatch.setattr(supervision, "_delete", interrupt)
     assert _run(_vm()) == 42
     assert "queued-resources delete hb" in capfd.readouterr().err
+    monkeypatch.setattr(supervision, "_capture", interrupt)
+    assert _vm().perform("create", ()) == 42
+    assert "queued-resources delete hb" in capfd.readouterr().err
 
 
 def test_an_installation_that_fails_is_told_with_its_last_line(cloud, capfd):
