@@ -141,6 +141,17 @@ def write_json(path: epath.Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, sort_keys=True, default=_plain) + "\n")
 
 
+def read_json(path: epath.Path) -> Any:
+    """Reads a JSON file that `write_json` has written; UserError if somebody has damaged it."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}): copy it again from where it is whole, or delete the "
+            "folder that it is in and make that stage anew"
+        ) from error
+
+
 def shard_name(index: int) -> str:
     """Returns the stem of a shard's files: part-00007."""
     return f"part-{index:05d}"
@@ -181,7 +192,7 @@ class StageDir:
 
     def summary(self) -> dict[str, Any]:
         """Returns stage.json: counts, seconds, digest and whatever `finish` was given."""
-        return json.loads((self.path / "stage.json").read_text())
+        return read_json(self.path / "stage.json")
 
     @property
     def digest(self) -> str:
@@ -201,7 +212,7 @@ class StageDir:
         plain = json.loads(json.dumps({"config": config, "inputs": inputs}, default=_plain))
         path = self.path / "config.json"
         if path.exists() and self._has_work():
-            before = json.loads(path.read_text())
+            before = read_json(path)
             if before != plain:
                 changed = ", ".join(sorted(_differences(before, plain)))
                 raise UserError(
@@ -233,7 +244,7 @@ class StageDir:
         path, plain = self.path / _COMPUTATION, json.loads(json.dumps(computation))
         if not path.exists():
             write_json(path, plain)
-        before = json.loads(path.read_text())
+        before = read_json(path)
         if before != plain:
             changed = ", ".join(sorted(_differences(before, plain)))
             raise UserError(
@@ -249,7 +260,7 @@ class StageDir:
 
     def _read_owner(self) -> dict[str, Any] | None:
         path = self.path / "running.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     def _claim(self) -> None:
         """Writes who works on the stage; raises UserError if another process of this host does."""
@@ -282,7 +293,7 @@ class StageDir:
     def is_shard_done(self, index: int, fingerprint: str, folder: str = "shards") -> bool:
         """Returns whether a shard's done marker is there, and of this configuration."""
         marker = self.marker(index, folder)
-        return marker.exists() and json.loads(marker.read_text())["fingerprint"] == fingerprint
+        return marker.exists() and read_json(marker)["fingerprint"] == fingerprint
 
     def write_shard(
         self,
@@ -314,7 +325,7 @@ class StageDir:
     def markers(self, folder: str = "shards") -> list[dict[str, Any]]:
         """Returns the done markers of all finished shards, in order of their index."""
         paths = sorted((self.path / folder).glob("part-*.done.json"))
-        return [json.loads(path.read_text()) for path in paths]
+        return [read_json(path) for path in paths]
 
     def num_done(self, folder: str = "shards") -> int:
         """Returns how many shards are finished, without reading their markers."""

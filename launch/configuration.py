@@ -201,10 +201,14 @@ def _missing(names: Sequence[str]) -> UsageError:
 
 
 def _check_scalars(built: Any) -> None:
-    """Raises UsageError for a field that should be text or a number and is something else."""
+    """Raises UsageError for a field that should be text, texts or a number and is not."""
     hints = typing.get_type_hints(type(built))
     for field in dataclasses.fields(built):
         value, wanted = getattr(built, field.name), hints[field.name]
+        if typing.get_args(wanted)[:1] == (str,) and isinstance(value, str):
+            raise UsageError(
+                f"{type(built).__name__}.{field.name} is {value!r}: write ({value!r},)"
+            )
         accepted = {str: str, int: int, float: (int, float), bool: bool}.get(wanted)
         if accepted is not None and not isinstance(value, accepted):
             raise UsageError(

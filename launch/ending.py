@@ -21,45 +21,42 @@ class EndWatch:
     """Ends the process at SIGTERM with code 42 while it is open; use it as a context manager.
 
     Attributes:
-      told: whether SIGTERM came.
+      told: the number of the signal that came, 0 if none did.
     """
 
-    def __init__(self, work: str, held: Held | None):
-        self.told = False
+    def __init__(self, work: str, held: Held | None = None):
+        self.told = 0
         self._work = work
         self._held = held
         self._waits = False
-        self._before = None
+        self._handlers = contextlib.ExitStack()
 
     def __enter__(self) -> "EndWatch":
-        # Of several processes JAX watches each itself, in a handler that is not Python's.
-        if distributed.count() == 1 and threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._receive)
+        self._handle(signal.SIGTERM, self._handlers)
         return self
 
     def __exit__(self, *_) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        self._handlers.close()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """While this is open SIGTERM sets `told` and ends nothing: the caller sees to it."""
-        self._waits = True
-        try:
-            yield
-        finally:
-            self._waits = False
+        """While this is open SIGTERM and Ctrl-C set `told`, and the caller sees to the rest."""
+        with contextlib.ExitStack() as handlers:
+            self._handle(signal.SIGINT, handlers)
+            self._waits = True
+            try:
+                yield
+            finally:
+                self._waits = False
 
-    @contextlib.contextmanager
-    def interrupts(self) -> Iterator[None]:
-        """Takes Ctrl-C, which may come in what is done in it, for SIGTERM."""
-        try:
-            yield
-        except KeyboardInterrupt:
-            self.told = True
+    def _handle(self, number: int, handlers: contextlib.ExitStack) -> None:
+        # Of several processes JAX watches each itself, in a handler that is not Python's.
+        if distributed.count() == 1 and threading.current_thread() is threading.main_thread():
+            before = signal.signal(number, self._receive)
+            handlers.callback(signal.signal, number, before)
 
-    def _receive(self, *_) -> None:
-        self.told = True
+    def _receive(self, number: int, _frame: object) -> None:
+        self.told = number
         if self._waits:
             return
         sentence = (

@@ -7,6 +7,7 @@ from humpback_jax.errors import UsageError, UserError
 from launch import claims, configuration
 from launch.context import Context
 from launch.ending import EndWatch
+from launch.jobs import checks
 from launch.jobs.launch_plan import Launcher, is_shared
 from launch.recipe import BACKWARD
 
@@ -87,6 +88,7 @@ def run_alone(context: Context, name: str, driver: str = "") -> None:
     Raises:
       UserError: another command works on that stage, or a driver that is not this one's.
     """
+    checks.check_beam(name, context.recipe, context.engine)
     with claims.hold(context.recipe.root, name, driver) as held, EndWatch(f"stage {name}", held):
         describe_run(context)
         run_stage(context, name)
@@ -101,6 +103,7 @@ def run(context: Context, launcher: Launcher) -> None:
     root = context.recipe.root
     if distributed.count() > 1:
         raise UsageError("`humpback run` is one process: run the stages that train by themselves")
+    launcher.check_ready()
     with claims.hold(root, claims.RUN) as held, EndWatch("the run", held) as watch:
         assert held is not None  # as it is in the first process
         describe_run(context)

@@ -1,12 +1,13 @@
 """The `humpback` command line.
 
 Exit codes: 0 done; 1 failed, with one sentence that says what to do; 2 wrong usage; 42 told to end
-(SIGTERM), with what was done saved.
+(SIGTERM), with what was done saved; 130 interrupted (Ctrl-C).
 """
 
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -195,6 +196,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"humpback: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print(
+            "humpback: interrupted (Ctrl-C): run the same command again to go on; what is done is "
+            "kept",
+            file=sys.stderr,
+        )
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

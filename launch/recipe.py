@@ -57,6 +57,8 @@ class Recipe:
     inference_dtype: str = ""
 
     def __post_init__(self):
+        if self.run_dir == "":
+            raise UsageError("RUN_DIR is empty: give the folder of the run, local or gs://")
         if self.num_shards < 1 or self.iterations < 0:
             raise UsageError(
                 f"Recipe has {self.num_shards} shards and {self.iterations} iterations: give at "

@@ -1,6 +1,5 @@
 """What a run directory says of itself: done, running, or left, with counts and times."""
 
-import json
 import time
 
 from etils import epath
@@ -28,7 +27,7 @@ def describe(run_dir: str) -> str:
         raise UserError(
             f"{run_dir} is no run directory (it has no {ORDER_NAME}): give the RUN_DIR of a run"
         )
-    rows = [(name, *_state(StageDir(run_dir, name))) for name in json.loads(order.read_text())]
+    rows = [(name, *_state(StageDir(run_dir, name))) for name in rundir.read_json(order)]
     width = max(len(name) for name, *_ in rows)
     lines = [f"{name:{width}}  {state:8} {detail}".rstrip() for name, state, detail in rows]
     return "\n".join([*lines, *map(_worker, claims.read_all(run_dir))])

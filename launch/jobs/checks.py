@@ -1,21 +1,26 @@
 """What would fail in a place is found before anything is started there that costs money."""
 
 import math
+import os
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
+from beam_pipelines.execution import BeamConfig
+from humpback_jax import rundir
+from humpback_jax.corpus.filters import SegmentFilters
 from humpback_jax.errors import UsageError, UserError
 from humpback_jax.partitioning import MeshConfig, mesh_shape
+from humpback_jax.train.config import TrainConfig
 from launch import configuration
 from launch.jobs.command import Place
 from launch.jobs.places import group_of
-from launch.recipe import Recipe
+from launch.recipe import Pretraining, Recipe
 
 _INFERENCE = ("augment", "curate", "evaluate")
-# What a stage reads besides the run directory.
-_INPUTS = {"segment": ("corpus",), "seed": ("seed",), "base": ("base",)}
+_BEAM = ("segment", "augment", "curate")
 
 
 def check(place: Place, stage: str, recipe: Recipe) -> None:
@@ -27,7 +32,14 @@ def check(place: Place, stage: str, recipe: Recipe) -> None:
       recipe: of the run.
     """
     if getattr(place, "remote", False):
-        _check_paths(stage, recipe)
+        for name, path in _paths(stage, recipe):
+            if not rundir.is_remote(path):
+                raise UsageError(
+                    f"{name} is {path}, which only this machine has, and the work is elsewhere: "
+                    "give a path in a bucket, gs://BUCKET/..."
+                )
+    if getattr(place, "shared", False):
+        _check_absolute(stage, recipe)
     topology = getattr(place, "topology", None)
     if topology is not None:
         for scope in _mesh_scopes(stage):
@@ -54,15 +66,63 @@ def check_writable(run_dir: str) -> None:
         ) from error
 
 
-def _check_paths(stage: str, recipe: Recipe) -> None:
-    names = [name for s, names in _INPUTS.items() if stage in (s, "run") for name in names]
-    for name in ("run_dir", *names):
-        for path in getattr(recipe, name).split(","):
-            if "://" not in path and not path.startswith(("{run_dir}", "{package}")):
-                raise UsageError(
-                    f"{name.upper()} is {path}, which only this machine has, and the work is "
-                    "elsewhere: give a path in a bucket, gs://BUCKET/..."
-                )
+def check_beam(stage: str, recipe: Recipe, engine: str) -> None:
+    """Raises UsageError if Beam's workers would look for a stage's files in another folder.
+
+    Args:
+      stage: that runs by this process, or by another one of this machine.
+      recipe: of the run.
+      engine: of augment and curate.
+    """
+    group = group_of(stage)
+    if group not in _BEAM or (engine == "pod" and group != "segment"):
+        return
+    if not configuration.build(BeamConfig).is_local:
+        _check_absolute(stage, recipe)
+
+
+def _check_absolute(stage: str, recipe: Recipe) -> None:
+    for name, path in _paths(stage, recipe):
+        if not rundir.is_remote(path) and not os.path.isabs(path):
+            raise UsageError(
+                f"{name} is {path}, and Beam's workers run in other folders than this command: "
+                f"give the whole path, {os.path.abspath(path)}, of a disk that they see, or one in "
+                "a bucket, gs://BUCKET/..."
+            )
+
+
+def _paths(stage: str, recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Yields (name, path) of the run directory and of all that a stage reads besides."""
+    yield "RUN_DIR", recipe.run_dir
+    for name, text in _inputs(stage, recipe):
+        for path in text.split(","):
+            path = path.strip().removeprefix("@")  # as of a manifest
+            if path and not path.startswith(("{run_dir}", "{package}")):
+                yield name, path
+
+
+def _inputs(stage: str, recipe: Recipe) -> Iterator[tuple[str, str]]:
+    whole = stage == "run"
+    if whole or stage == "segment":
+        filters = configuration.build(SegmentFilters)
+        yield "CORPUS", recipe.corpus
+        yield "SegmentFilters.evaluation", ",".join(filters.evaluation)
+        yield "SegmentFilters.blocklist", ",".join(filters.blocklist)
+    if whole or stage == "seed":
+        yield "SEED", recipe.seed
+    if whole or stage == "base":
+        yield "BASE", recipe.base
+    if stage == "pretrain" or (whole and recipe.pretrain):
+        pretraining = configuration.build(Pretraining)
+        yield "Pretraining.text", pretraining.text
+        yield "Pretraining.tokenizer", pretraining.tokenizer
+    for model in recipe.models if whole else (stage,):
+        config = configuration.build(TrainConfig, model) if model in recipe.models else None
+        yield "Recipe.validation", recipe.validation if config and config.eval_period else ""
+        yield "Recipe.replay", recipe.replay if config and config.replay_rate else ""
+    if whole or stage == "evaluate":
+        for name in ("questions", "labels", "prompts"):
+            yield f"Recipe.{name}", getattr(recipe, name)
 
 
 def _mesh_scopes(stage: str) -> tuple[str, ...]:

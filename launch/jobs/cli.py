@@ -1,6 +1,7 @@
 """`humpback launch`: a subcommand of humpback, run in a place by the gin files that it is given."""
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 
 from humpback_jax.errors import UsageError
@@ -78,9 +79,22 @@ def run(
         return 0
     if costs:
         checks.check_writable(recipe.run_dir)
-    if hasattr(place, "perform"):
-        return place.perform(options.action, humpback)  # pyright: ignore
-    return command.run_all(commands)
+    performed = getattr(place, "perform", lambda *_: None)(options.action, humpback)
+    if performed is not None:
+        return performed
+    return _run_all(place, options.action, humpback, commands)
+
+
+def _run_all(place, action: str, humpback: Sequence[str], commands: Sequence[Command]) -> int:
+    """Runs the commands of an action; told to end, it says what goes on elsewhere."""
+    from launch.ending import EndWatch
+    from launch.jobs import running
+
+    with EndWatch("humpback launch") as watch, watch.waiting():
+        code = running.run_all(commands, watch)
+        if watch.told and code and action in ("run", "create") and hasattr(place, "remains"):
+            print(f"humpback: told to end: {place.remains(humpback)}", file=sys.stderr)
+    return code
 
 
 def _actions(place: type) -> tuple[str, ...]:

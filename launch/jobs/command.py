@@ -1,15 +1,13 @@
 """A command as data: printed by a dry run, run otherwise."""
 
 import dataclasses
-import os
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from humpback_jax.errors import UserError
+from humpback_jax.errors import UsageError, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +38,13 @@ def humpback_here(arguments: Sequence[str]) -> tuple[str, ...]:
 
 
 class Place(Protocol):
-    """A configured place; its dataclass is bound by gin under its own name."""
+    """A configured place; its dataclass is bound by gin under its own name.
+
+    A place elsewhere has besides: `remote`, whether it sees nothing of this machine's files, or
+    `shared`, whether it sees some of them by their whole paths;
+    `programs` that this machine must have; `remains(humpback)`, a phrase that says what goes on
+    there when this process ends, whether it is paid for, and which command ends it.
+    """
 
     def commands(self, humpback: Sequence[str]) -> list[Command]:
         """Returns what runs `humpback ARGUMENTS` there; when the last one ends, it has ended.
@@ -49,6 +53,13 @@ class Place(Protocol):
           humpback: the arguments, subcommand first, gin flags as they were given.
         """
         ...
+
+
+def check_given(place: object, *names: str) -> None:
+    """Raises UsageError for a field of a place that is empty and must not be."""
+    for name in names:
+        if not getattr(place, name):
+            raise UsageError(f"{type(place).__name__}.{name} is empty: bind it in the gin files")
 
 
 def script(commands: Sequence[Command]) -> str:
@@ -66,38 +77,11 @@ _INSTALLED_BY = {
 }
 
 
-def check_program(command: Command) -> None:
-    """Raises UserError if this machine has not the program of a command."""
-    program = command.argv[0]
+def check_program(program: str) -> None:
+    """Raises UserError if this machine has not a program."""
     if shutil.which(program) is None:
         how = _INSTALLED_BY.get(program)
         raise UserError(
             f"there is no program '{program}' on this machine: install it"
             f"{f' ({how})' if how else ''} and run the same again"
         )
-
-
-def run(command: Command) -> int:
-    """Runs a command with this process's terminal and returns its exit code.
-
-    Raises:
-      UserError: there is no such program here.
-    """
-    check_program(command)
-    environment = {**os.environ, **command.environment}
-    return subprocess.run(command.argv, env=environment, check=False).returncode
-
-
-def run_all(commands: Sequence[Command]) -> int:
-    """Runs commands one after the other; returns the exit code of the first that fails, or 0.
-
-    Raises:
-      UserError: a program is missing; none was run.
-    """
-    for command in commands:
-        check_program(command)
-    for command in commands:
-        code = run(command)
-        if code:
-            return code
-    return 0

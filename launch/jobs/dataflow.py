@@ -6,13 +6,14 @@ job. CPU workers install this package by setup.py, TPU workers run an image that
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Sequence
 from typing import ClassVar
 
 from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
 from launch.jobs import environment, gin_files
-from launch.jobs.command import Command, humpback_here
+from launch.jobs.command import Command, check_given, humpback_here
 from launch.jobs.images import image_commands
 from launch.jobs.job_name import job_name
 from launch.plan import topology
@@ -66,6 +67,7 @@ class Dataflow:
     topology: Topology | None = dataclasses.field(default_factory=topology.bound_or_none)
 
     def __post_init__(self):
+        check_given(self, "name", "project", "region")
         if not self.temp_location.startswith("gs://"):
             raise UsageError(
                 f"Dataflow.temp_location is {self.temp_location!r}: give a folder of a bucket, "
@@ -111,13 +113,28 @@ class Dataflow:
             given = {"LIBTPU_INIT_ARGS": environment.variables(self.topology)["LIBTPU_INIT_ARGS"]}
         return image_commands(self.image, "dataflow", given)
 
+    def remains(self, humpback: Sequence[str]) -> str:
+        """Returns what goes on without this process, and the commands that end it."""
+        name = self._job_name(humpback)
+        jobs = ("gcloud", "dataflow", "jobs")
+        where = (f"--project={self.project}", f"--region={self.region}")
+        listing = shlex.join((*jobs, "list", *where, "--status=active", f"--filter=name={name}"))
+        cancelling = shlex.join((*jobs, "cancel", "JOB_ID", *where))
+        return (
+            f"job {name} may go on and is paid for until it ends: `{listing}` shows its id, "
+            f"`{cancelling}` ends it"
+        )
+
+    def _job_name(self, humpback: Sequence[str]) -> str:
+        return f"{self.name}-{job_name(humpback)}"
+
     def _job(self, humpback: Sequence[str]) -> tuple[str, ...]:
         return (
             f"--project={self.project}",
             f"--region={self.region}",
             f"--temp_location={self.temp_location}",
             f"--staging_location={self.temp_location.rstrip('/')}/staging",
-            f"--job_name={self.name}-{job_name(humpback)}",
+            f"--job_name={self._job_name(humpback)}",
             f"--num_workers={self.num_workers}",
             f"--max_num_workers={self.max_workers}",
             *([f"--worker_zone={self.zone}"] if self.zone else []),

@@ -43,7 +43,9 @@ class Flink:
       options: further flags of Beam, which win over those that follow from the above.
     """
 
-    remote: ClassVar[bool] = False  # its machines may see this machine's files
+    remote: ClassVar[bool] = False
+    shared: ClassVar[bool] = True  # its machines see what it reads and writes, by its whole path
+    programs: ClassVar[tuple[str, ...]] = ("java",)
     actions: ClassVar[tuple[str, ...]] = ("run",)
     of_machines: ClassVar[tuple[str, ...]] = ()
 
@@ -56,7 +58,6 @@ class Flink:
     options: Sequence[str] = ()
 
     def __post_init__(self):
-        object.__setattr__(self, "options", tuple(self.options))
         if self.version not in VERSIONS:
             raise UsageError(
                 f"Flink.version is {self.version!r}, which Beam {BEAM_VERSION} cannot run on: use "
@@ -108,6 +109,13 @@ class Flink:
             Command(look, "see that the cluster, Java and Beam's job server are there"),
             Command(job, f"submit humpback {humpback[0]} to Flink and wait for its end"),
         ]
+
+    def remains(self, humpback: Sequence[str]) -> str:
+        """Returns what goes on without this process, and where it is ended."""
+        return (
+            f"a job of humpback {humpback[0]} may go on and keep its slots: cancel it at "
+            f"http://{self.master} unless it is to finish"
+        )
 
     def action(self, name: str, humpback: Sequence[str]) -> list[Command]:
         """Returns the commands of an action."""

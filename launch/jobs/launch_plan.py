@@ -11,13 +11,11 @@ from launch import configuration
 from launch.claims import Held
 from launch.context import Context, command_of
 from launch.ending import EndWatch
-from launch.jobs import checks
-from launch.jobs.command import Command, Place, script
+from launch.jobs import checks, running
+from launch.jobs.command import Command, Place, check_program, script
 from launch.jobs.places import PLACES, group_of
-from launch.jobs.supervise import Supervised
 
 HERE = "here"
-_POLL_SECONDS = 0.2
 _BEAM = ("dataflow", "flink")  # run Beam's jobs and nothing else
 _BEAM_GROUPS = ("segment", "augment", "curate")
 
@@ -98,6 +96,22 @@ class Launcher:
             if self.runs(stage):
                 self._check(stage)
                 self.commands(stage)
+            else:
+                checks.check_beam(stage, context.recipe, engine)
+
+    def check_ready(self) -> None:
+        """Looks at what the places of stages that are left need of this machine.
+
+        Raises:
+          UserError: a program is missing, or the run directory cannot be written from here.
+        """
+        left = [s for s in self._context.recipe.stages if not self._context.stage(s).is_done()]
+        elsewhere = [self._place(stage) for stage in left if self.runs(stage)]
+        for place in elsewhere:
+            for program in getattr(place, "programs", ()):
+                check_program(program)
+        if any(getattr(place, "remote", False) for place in elsewhere):
+            checks.check_writable(self._context.recipe.run_dir)
 
     def runs(self, stage: str) -> bool:
         """Returns whether a stage has a place that is not the driver's own process."""
@@ -105,14 +119,16 @@ class Launcher:
 
     def commands(self, stage: str, driver: str = "") -> list[Command]:
         """Returns what runs a stage in its place, as the child of a driver's claim."""
+        return self._place(stage).commands(self._humpback(stage, driver))
+
+    def _humpback(self, stage: str, driver: str = "") -> list[str]:
         engine = self._engine_of(stage)
-        humpback = [
+        return [
             *command_of(stage).split(),
             *self._flags,
             *([f"--engine={engine}"] if engine else []),
             *([f"--driver={driver}"] if driver else []),
         ]
-        return self._place(stage).commands(humpback)
 
     def describe(self) -> str:
         """Returns all commands as a script's lines, stage by stage, with what is done already."""
@@ -146,6 +162,7 @@ class Launcher:
                 raise UserError(
                     f"stage {stage} ended with exit code {code} ({place}): see what it said above, "
                     f"mend that, then run {self._again()}; what is done is kept"
+                    f"{self._remains(stage)}"
                 )
             left = self._plan.restarts - restarts
             print(f"{stage}: was told to end and has saved; {left} restarts left", flush=True)
@@ -164,33 +181,26 @@ class Launcher:
 
     def _attempt(self, stage: str, held: Held, watch: EndWatch) -> int:
         """Runs a stage's commands, one after the other, and returns the first exit code not 0."""
-        for command in self.commands(stage, held.id):
-            held.check()
-            with watch.waiting():
-                code = self._wait(Supervised(command), held, watch)
-            if watch.told:
-                raise PreemptedError(
-                    f"the run was told to end, and with it stage {stage}: run {self._again()} to "
-                    "go on; what is done is kept"
-                )
-            held.check()
-            if code:
-                return code
-        return 0
+        code = 0
+        with watch.waiting():
+            for command in self.commands(stage, held.id):
+                held.check()
+                code = running.run(command, watch, lambda: held.is_lost)
+                if code or watch.told:
+                    break
+        if watch.told:
+            left = self._remains(stage) if code else ""
+            raise PreemptedError(
+                f"the run was told to end, and with it stage {stage}: run {self._again()} to "
+                f"go on; what is done is kept{left}"
+            )
+        held.check()
+        return code
 
-    def _wait(self, running: Supervised, held: Held, watch: EndWatch) -> int:
-        """Returns a command's exit code; it is told to end when this process is."""
-        told = False
-        try:
-            while (code := running.poll()) is None:
-                if (watch.told or held.is_lost) and not told:
-                    running.end()
-                    told = True
-                with watch.interrupts():
-                    time.sleep(_POLL_SECONDS)
-            return code
-        finally:
-            running.close()
+    def _remains(self, stage: str) -> str:
+        """Returns what may go on in a stage's place without this process, with "; " before it."""
+        remains = getattr(self._place(stage), "remains", None)
+        return f"; {remains(self._humpback(stage))}" if remains else ""
 
     def _again(self) -> str:
         engine = [f"--engine={self._engine}"] if self._engine else []
@@ -220,6 +230,8 @@ class Launcher:
     def _check(self, stage: str) -> None:
         place, group = self._plan.place_of(stage), group_of(stage)
         checks.check(self._place(stage), stage, self._context.recipe)
+        if place not in _BEAM:
+            checks.check_beam(stage, self._context.recipe, self._engine_of(stage))
         if place in _BEAM and self._engine == "pod":
             raise UsageError(
                 f"--engine=pod is without Beam, which {place} (LaunchPlan.{group}) is: leave "

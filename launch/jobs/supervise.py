@@ -30,7 +30,7 @@ class Supervised:
         Raises:
           UserError: there is no such program here.
         """
-        check_program(command)
+        check_program(command.argv[0])
         environment = {**os.environ, **command.environment}
         here, self._open = os.pipe()
         argv = [sys.executable, "-m", "launch.jobs.supervise", str(here), "--", *command.argv]

@@ -15,11 +15,10 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from humpback_jax.errors import PreemptedError, UserError
-from launch.jobs import command
-from launch.jobs.command import Command
+from launch.jobs.command import Command, check_program
 from launch.jobs.tpu_vm import TpuVm
 
 # What the API says where a request goes over what the project may have.
@@ -29,6 +28,7 @@ _THERE = re.compile(r"ALREADY_EXISTS|already exists", re.IGNORECASE)
 # What no waiting mends.
 _DENIED = re.compile(r"PERMISSION_DENIED|UNAUTHENTICATED|INVALID_ARGUMENT|auth login|not enabled")
 _STATE = re.compile(r"^humpback-state (absent|lost|running|exit (\d+))$", re.MULTILINE)
+_BUSY = re.compile(r"^humpback-busy (.+)$", re.MULTILINE)
 _WAITING = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING")
 _GONE = ("SUSPENDING", "SUSPENDED", "DELETING")
 _LOG_LINES = 40
@@ -63,18 +63,31 @@ def run(vm: TpuVm, humpback: Sequence[str]) -> int:
     Raises:
       UserError: there is no gcloud, no quota, no way to reach the machines; or a worker failed.
     """
-    command.check_program(vm.describe())
+    check_program(vm.describe().argv[0])
     vm.action("run", humpback)  # what is wrong with it is found before anything is paid for
+    return _until_told(vm, lambda: _with_machines(vm, humpback))
+
+
+def ask(vm: TpuVm) -> int:
+    """Asks for the machines and returns the exit code, as `run` does."""
+    return _until_told(vm, lambda: create(vm))
+
+
+def _until_told(vm: TpuVm, work: Callable[[], int]) -> int:
+    """Returns the exit code of work; one who ends this process is told of the machines."""
     try:
         with _told_to_end():
-            code = _to_the_end(vm, humpback)
+            return work()
     except KeyboardInterrupt as told:
-        _say(
-            f"{vm.name} goes on and is paid for: launch the same again to wait for it, or end it "
-            "with `humpback launch tpu-vm delete`"
-        )
+        _say(f"told to end: {vm.remains()}; launch the same again to go on")
         return PreemptedError.exit_code if told.args else 128 + signal.SIGINT
-    except _LostError:
+
+
+def _with_machines(vm: TpuVm, humpback: Sequence[str]) -> int:
+    """Runs a subcommand to its end and deletes the machines, unless nothing is known of them."""
+    try:
+        code = _to_the_end(vm, humpback)
+    except (_LeftError, KeyboardInterrupt):
         raise
     except BaseException:
         _delete(vm)
@@ -97,8 +110,8 @@ def _told_to_end() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-class _LostError(UserError):
-    """The machines cannot be reached, so nothing is known of them and nothing is deleted."""
+class _LeftError(UserError):
+    """Nothing is known of the machines, or others work on them: they are left as they are."""
 
 
 def _to_the_end(vm: TpuVm, humpback: Sequence[str]) -> int:
@@ -154,21 +167,25 @@ def _bring_up(vm: TpuVm) -> None:
         if name in _GONE:
             _delete(vm, always=True)
         elif name not in _WAITING:
-            raise UserError(f"{vm.name} is {name or said.out!r}, which is no state known to us")
+            raise _LeftError(
+                f"{vm.name} is {name or said.out!r}, which is no state known to us: see what it "
+                f"is, then launch the same again; {vm.remains()}"
+            )
         else:
             time.sleep(vm.poll_seconds)
 
 
-def create(vm: TpuVm) -> None:
-    """Asks for the machines, unless that is done.
+def create(vm: TpuVm) -> int:
+    """Asks for the machines, unless that is done, and returns 0.
 
     Raises:
       UserError: Google Cloud refuses, for want of quota or whatever it says.
     """
-    command.check_program(vm.create())
+    check_program(vm.create().argv[0])
     said = _capture(vm.create())
     if said.code and not _THERE.search(said.error):
         raise _refused(vm, said.error if _QUOTA.search(said.error) else said.reason)
+    return 0
 
 
 def _refused(vm: TpuVm, reason: str) -> UserError:
@@ -206,6 +223,11 @@ def _worked(wanted: Command, vm: TpuVm) -> bool:
         said = _capture(wanted)
         if said.code == 0:
             return True
+        if busy := _BUSY.search(said.out):
+            raise _LeftError(
+                f"{vm.name} is at work on {busy[1]}, so nothing was changed there: wait for its "
+                "end, end it with `humpback launch tpu-vm stop`, or bind another TpuVm.name"
+            )
         if _is_gone(vm):
             _say(f"{vm.name} was taken away")
             return False
@@ -262,14 +284,14 @@ def _miss(misses: int, said: Said, vm: TpuVm) -> int:
         left as they are.
     """
     if _DENIED.search(said.error):
-        raise _LostError(
+        raise _LeftError(
             f"Google Cloud says nothing of {vm.name} ({said.reason}): log in with `gcloud auth "
             "login`, or correct TpuVm.project and TpuVm.zone"
         )
     if misses + 1 >= _PATIENCE:
-        raise _LostError(
-            f"{vm.name} cannot be reached ({said.reason}) and may still run and be paid for: mend "
-            "that, then launch the same again, or delete it with `humpback launch tpu-vm delete`"
+        raise _LeftError(
+            f"{vm.name} cannot be reached ({said.reason}): mend that, then launch the same again; "
+            f"{vm.remains()}"
         )
     if misses == 0:
         _say(f"{vm.name} cannot be reached ({said.reason}); trying again")
@@ -279,14 +301,11 @@ def _miss(misses: int, said: Said, vm: TpuVm) -> int:
 
 def _delete(vm: TpuVm, always: bool = False) -> None:
     if vm.keep and not always:
-        _say(f"{vm.name} is kept and paid for until `humpback launch tpu-vm delete`")
+        _say(f"TpuVm.keep = True: {vm.remains()}")
         return
     said = _capture(vm.delete())
     if said.code and not _ABSENT.search(said.error):
-        _say(
-            f"{vm.name} could not be deleted ({said.reason}) and may still be paid for: delete it "
-            "with `humpback launch tpu-vm delete`"
-        )
+        _say(f"{vm.name} could not be deleted ({said.reason}): {vm.remains()}")
 
 
 def _capture(wanted: Command) -> Said:

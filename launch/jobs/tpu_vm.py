@@ -21,7 +21,7 @@ from typing import ClassVar
 from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError, UserError
 from launch.jobs import environment, gin_files
-from launch.jobs.command import Command, humpback_here, run_all
+from launch.jobs.command import Command, check_given, humpback_here
 from launch.jobs.hosts import on_hosts
 from launch.jobs.job_name import job_name
 from launch.plan import topology
@@ -67,6 +67,7 @@ class TpuVm:
         *("run", "create", "setup", "start", "status", "logs", "stop", "delete"),
     )
     of_machines: ClassVar[tuple[str, ...]] = ("create", "setup", "status", "delete")
+    programs: ClassVar[tuple[str, ...]] = ("gcloud",)
 
     name: str
     project: str
@@ -85,6 +86,7 @@ class TpuVm:
     topology: Topology = dataclasses.field(default_factory=topology.bound)
 
     def __post_init__(self):
+        check_given(self, "project", "zone")
         if not _NAME.fullmatch(self.name):
             raise UsageError(
                 f"TpuVm.name is {self.name!r}: give small letters, digits and hyphens, a letter "
@@ -118,16 +120,23 @@ class TpuVm:
         purpose = f"humpback {rest[0]} on {self.topology.describe()}, supervised from here"
         return [Command(humpback_here(launch), purpose, costs=True)]
 
-    def perform(self, name: str, humpback: Sequence[str]) -> int:
-        """Carries out an action and returns its exit code."""
+    def perform(self, name: str, humpback: Sequence[str]) -> int | None:
+        """Carries out an action and returns its exit code; None if it is its commands alone."""
         from launch.jobs import supervision
 
         if name == "run":
             return supervision.run(self, humpback)
         if name == "create":
-            supervision.create(self)
-            return 0
-        return run_all(self.action(name, humpback))
+            return supervision.ask(self)
+        return None
+
+    def remains(self, humpback: Sequence[str] = ()) -> str:
+        """Returns what goes on without this process, and the command that ends it."""
+        del humpback
+        return (
+            f"{self.name} may go on and is paid for until it is deleted: "
+            f"`{self.delete().quoted()}` deletes it"
+        )
 
     def action(self, name: str, humpback: Sequence[str]) -> list[Command]:
         """Returns the commands of an action, those of "run" in the order in which it runs them."""

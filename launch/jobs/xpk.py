@@ -14,7 +14,7 @@ from typing import ClassVar
 from humpback_jax.configurable import configurable
 from humpback_jax.errors import PreemptedError, UsageError
 from launch.jobs import environment, gin_files, shell
-from launch.jobs.command import Command
+from launch.jobs.command import Command, check_given
 from launch.jobs.hosts import on_hosts
 from launch.jobs.images import image_commands
 from launch.jobs.job_name import job_name
@@ -49,6 +49,7 @@ class Xpk:
     remote: ClassVar[bool] = True
     actions: ClassVar[tuple[str, ...]] = ("run", "image", "create", "status", "logs", "delete")
     of_machines: ClassVar[tuple[str, ...]] = ("image",)
+    programs: ClassVar[tuple[str, ...]] = ("xpk",)
 
     name: str
     cluster: str
@@ -64,6 +65,7 @@ class Xpk:
     topology: Topology = dataclasses.field(default_factory=topology.bound)
 
     def __post_init__(self):
+        check_given(self, "cluster", "project", "zone", "image")
         if not _NAME.fullmatch(self.name):
             raise UsageError(
                 f"Xpk.name is {self.name!r}: give small letters, digits and hyphens, a letter first"
@@ -96,6 +98,13 @@ class Xpk:
             return [self._create(humpback)]
         one = {"status": self._status, "logs": self._logs, "delete": self._delete}
         return [one[name](humpback)]
+
+    def remains(self, humpback: Sequence[str]) -> str:
+        """Returns what goes on without this process, and the command that ends it."""
+        return (
+            f"workload {self.workload(humpback)} may go on and is paid for until it ends: "
+            f"`{self._delete(humpback).quoted()}` ends it"
+        )
 
     def workload(self, humpback: Sequence[str]) -> str:
         """Returns the name of a subcommand's workload.

@@ -149,6 +149,14 @@ def test_the_status_of_what_is_no_run_is_1(humpback, flags, tmp_path, name):
     _one_sentence(*humpback("status", str(path)), 1, path, "is no run directory")
 
 
+@pytest.mark.parametrize("name", ["stages.json", "seed/stage.json"])
+def test_the_status_of_a_run_that_was_half_copied_is_1(humpback, flags, tmp_path, name):
+    humpback("seed", *flags)
+    damaged = tmp_path / "run" / name
+    damaged.write_text(damaged.read_text()[:20])
+    _one_sentence(*humpback("status", str(tmp_path / "run")), 1, damaged, "is damaged")
+
+
 def test_the_status_of_a_run(humpback, flags, tmp_path):
     humpback("seed", *flags)
     run_dir = tmp_path / "run"

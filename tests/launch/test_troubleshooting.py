@@ -8,7 +8,7 @@ import launch
 
 ROOT = pathlib.Path(launch.__file__).parents[1]
 PAGE = ROOT / "docs" / "troubleshooting.md"
-ERRORS = ("UserError", "UsageError", "PreemptedError")
+ERRORS = ("UserError", "UsageError", "PreemptedError", "_LeftError")
 
 
 def _text(node: ast.expr) -> str:

@@ -2,7 +2,8 @@
 # Installs Python and humpback on a worker of a TPU slice, unless that very package is there.
 #   setup.sh PYTHON PACKAGE IDENTITY
 # PACKAGE is a requirement (git+https://...), a wheel in a bucket (gs://...), or the name of a wheel
-# that was copied into the home folder. IDENTITY tells two wheels of one name apart.
+# that was copied into the home folder. IDENTITY tells two wheels of one name apart. While a command
+# runs there (start.sh), the package that it imports from is left alone.
 set -euo pipefail
 python=$1 package=$2 identity="$1 $2 $3"
 mkdir -p "$HOME/humpback/jobs"
@@ -11,6 +12,14 @@ if [ "$(cat installed 2> /dev/null || true)" = "$identity" ]; then
   echo "humpback: $package is installed"
   exit 0
 fi
+boot=$(cat /proc/sys/kernel/random/boot_id)
+for job in jobs/*; do
+  if [ ! -e "$job/exit_code" ] && [ "$(cat "$job/boot" 2> /dev/null || true)" = "$boot" ] &&
+    kill -0 "$(cat "$job/running" 2> /dev/null)" 2> /dev/null; then
+    echo "humpback-busy ${job##*/}"
+    exit 1
+  fi
+done
 rm -f installed
 case $package in
   gs://*)

@@ -3,18 +3,28 @@
 #   start.sh JOB ATTEMPT FILES [NAME TEXT]... COMMAND...
 # In ~/humpback/jobs/JOB lie then: the FILES, log (all that the command says), running (the process
 # that waits for it) and, once it has ended, exit_code. Started again under the same ATTEMPT, as when
-# the connection broke, it changes nothing; nor while the command still runs.
+# the connection broke, it changes nothing; nor while the command still runs, or another one does.
 set -euo pipefail
 job="$HOME/humpback/jobs/$1" attempt=$2 files=$3
 shift 3
 mkdir -p "$job"
 cd "$job"
 boot=$(cat /proc/sys/kernel/random/boot_id)
-if [ ! -e exit_code ] && [ "$(cat boot 2> /dev/null || true)" = "$boot" ] &&
-  kill -0 "$(cat running)" 2> /dev/null; then
+runs() {
+  [ ! -e "$1/exit_code" ] && [ "$(cat "$1/boot" 2> /dev/null || true)" = "$boot" ] &&
+    kill -0 "$(cat "$1/running" 2> /dev/null)" 2> /dev/null
+}
+
+if runs "$job"; then
   echo "humpback: runs already"
   exit 0
 fi
+for other in "$HOME"/humpback/jobs/*; do
+  if runs "$other"; then
+    echo "humpback-busy ${other##*/}"
+    exit 1
+  fi
+done
 if [ -e exit_code ] && [ "$(cat attempt)" = "$attempt" ]; then
   echo "humpback: has ended already"
   exit 0

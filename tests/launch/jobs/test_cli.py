@@ -1,13 +1,19 @@
 """`humpback launch` from its command line: what it refuses, prints and starts."""
 
+import os
 import pathlib
+import signal
 import sys
+import threading
+import time
 
 import pytest
 from etils import epath
 
 from launch import main
 from launch.jobs import checks
+from launch.jobs.command import Command
+from launch.jobs.local import Local
 
 COSTLY = ("tpu-vm", "xpk", "dataflow")
 SEGMENT = {"stage": ("segment",)}
@@ -123,6 +129,83 @@ def test_inputs_of_this_machine_alone(humpback, arguments):
 
 
 @pytest.mark.parametrize(
+    ("bound", "stage", "name"),
+    [
+        ("Recipe.questions='here.jsonl'", ("evaluate",), "Recipe.questions"),
+        ("Recipe.labels='here.jsonl'", ("evaluate",), "Recipe.labels"),
+        ("Recipe.prompts='here.jsonl'", ("evaluate",), "Recipe.prompts"),
+        ("Recipe.validation='here.jsonl'", ("train", "--model=M1"), "Recipe.validation"),
+        ("Recipe.replay='here.jsonl'", ("train", "--model=M1"), "Recipe.replay"),
+        ("Pretraining.text='here.jsonl'", ("pretrain",), "Pretraining.text"),
+        ("SegmentFilters.evaluation=['here.jsonl']", ("segment",), "SegmentFilters.evaluation"),
+        ("SegmentFilters.blocklist=['here.jsonl']", ("segment",), "SegmentFilters.blocklist"),
+        ("CORPUS='@here.jsonl'", ("segment",), "CORPUS"),
+    ],
+)
+def test_every_input_of_this_machine_alone_is_named(humpback, arguments, bound, stage, name):
+    read = ("--gin.TrainConfig.replay_rate=0.1", "--gin.TrainConfig.eval_period=10")
+    place = "dataflow" if stage == ("segment",) else "tpu-vm"
+    recipe = "--gin_file=recipes/humpback_7b_v5e_8.gin"
+    given = arguments(place, *read, f"--gin.{bound}", recipe=recipe, stage=stage)
+    _one_sentence(humpback(*given), 2, f"{name} is here.jsonl, which only this machine has")
+    other = arguments("tpu-vm", *read, f"--gin.{bound}", recipe=recipe, stage=("augment",))
+    assert humpback(*other)[0] == 0  # which reads none of it
+
+
+def test_a_run_directory_that_flink_s_machines_do_not_find(humpback, arguments):
+    given = arguments("local", '--gin.RUN_DIR="runs/x"', "--gin.Flink.master='host:8081'")
+    given = ["flink" if a == "local" else a for a in given[: given.index("--")]]
+    result = humpback(*given, "--dry-run", "--", "augment")
+    _one_sentence(result, 2, "RUN_DIR is runs/x, and Beam's workers", "/runs/x")
+
+
+# Told to end.
+
+SLEEPER = "import pathlib, sys, time\npathlib.Path(sys.argv[0] + '.up').touch()\ntime.sleep(100)\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_who_ends_a_launch_is_told_what_goes_on(
+    humpback, arguments, programs, tmp_path, monkeypatch, number, code
+):
+    programs("xpk", SLEEPER)
+    monkeypatch.setattr(checks, "check_writable", lambda _: None)
+    threading.Thread(target=_signal_once, args=(tmp_path / "bin" / "xpk.up", number)).start()
+    found, _, error = humpback(*arguments("xpk", "--no-dry-run"))
+    assert found == code
+    sentence = error.splitlines()[-1]
+    assert sentence.startswith("humpback: told to end: workload hb-train-m1 may go on and is paid")
+    assert "`xpk workload delete --cluster=pod --project=project" in sentence
+
+
+def test_a_signal_goes_on_to_a_local_stage(humpback, arguments, tmp_path, monkeypatch):
+    saved = tmp_path / "saved"
+    program = (
+        "import pathlib, signal, sys, time\n"
+        "def save(*_):\n"
+        f"    pathlib.Path({str(saved)!r}).touch()\n"
+        "    sys.exit(42)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        f"pathlib.Path({str(tmp_path / 'up')!r}).touch()\n"
+        "time.sleep(100)\n"
+    )
+    command = Command((sys.executable, "-c", program))
+    monkeypatch.setattr(Local, "commands", lambda *_: [command])
+    threading.Thread(target=_signal_once, args=(tmp_path / "up", signal.SIGTERM)).start()
+    code, _, error = humpback(*arguments("local"))
+    assert (code, error) == (42, "")
+    assert saved.exists()
+
+
+def _signal_once(path, number):
+    """Sends a signal to this process once there is a file."""
+    deadline = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(
     ("bound", "stage", "words"),
     [
         ("MeshConfig.fsdp=12", ("train", "--model=M1"), ["fsdp=12", "16 devices of v5e-16"]),
@@ -171,6 +254,15 @@ def test_a_slice_of_one_host_evaluates(humpback, arguments, recipe):
         ("tpu-vm", ("--gin.TpuVm.spot=True", "--gin.TpuVm.reserved=True"), {}, ["exclude"]),
         ("tpu-vm", ("--gin.TpuVm.restarts=-1",), {}, ["-1 restarts"]),
         ("tpu-vm", (), {"recipe": "--gin_file=recipes/humpback_7b.gin"}, ["no TPU slice"]),
+        ("tpu-vm", ("--gin.TpuVm.zone=''",), {}, ["TpuVm.zone is empty"]),
+        ("tpu-vm", ("--gin.RUN_DIR=''",), {}, ["RUN_DIR is empty"]),
+        (
+            "tpu-vm",
+            ("--gin.TpuVm.create_options='--network=x'",),
+            {},
+            ["TpuVm.create_options is '--network=x': write ('--network=x',)"],
+        ),
+        ("xpk", ("--gin.Xpk.cluster=''",), {}, ["Xpk.cluster is empty"]),
         ("xpk", ("--gin.Xpk.name='-'",), {}, ["Xpk.name"]),
         ("xpk", ("--gin.Xpk.grace_seconds=5",), {}, ["5 s of grace"]),
         ("xpk", (f"--gin.Xpk.name='{'a' * 35}'",), {}, ["40 characters"]),
@@ -184,6 +276,8 @@ def test_a_slice_of_one_host_evaluates(humpback, arguments, recipe):
         ),
         ("dataflow", ("--gin.Dataflow.temp_location='/tmp'",), SEGMENT, ["temp_location"]),
         ("dataflow", ("--gin.Dataflow.num_workers=0",), SEGMENT, ["0 workers"]),
+        ("dataflow", ("--gin.Dataflow.region=''",), SEGMENT, ["Dataflow.region is empty"]),
+        ("dataflow", ("--gin.Dataflow.options='--x'",), SEGMENT, ["write ('--x',)"]),
         ("dataflow", (), {"action": ("image",), "stage": ()}, ["Dataflow.image"]),
     ],
 )

@@ -128,6 +128,32 @@ def test_what_cannot_be_is_refused_and_nothing_made(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("arguments", [("run",), ("segment",), ("curate", "--iteration=1")])
+def test_a_relative_run_directory_is_no_place_for_beams_workers(
+    capsys, monkeypatch, tmp_path, arguments
+):
+    monkeypatch.chdir(tmp_path)
+    portable = "--gin.BeamConfig.runner='PortableRunner'"
+    given = ["--gin_file=recipes/quickstart.gin", '--gin.RUN_DIR="runs/x"', portable]
+    assert main([*arguments, *given]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("humpback: RUN_DIR is runs/x, and Beam's workers run in other folders")
+    assert f"give the whole path, {tmp_path}/runs/x, " in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_beam_a_run_directory_may_be_relative(launcher):
+    made = launcher("RUN_DIR='runs/x'")
+    recipe = made._context.recipe
+    launch_plan.checks.check_beam("augment", recipe, "beam")
+    configuration.parse(["recipes/quickstart.gin"], ["BeamConfig.runner='PortableRunner'"])
+    launch_plan.checks.check_beam("augment", recipe, "pod")
+    launch_plan.checks.check_beam("M0", recipe, "beam")
+    with pytest.raises(UsageError, match="RUN_DIR is runs/x"):
+        launch_plan.checks.check_beam("segment", recipe, "pod")
+
+
 def test_beams_places_have_no_other_engine(launcher, monkeypatch):
     monkeypatch.setitem(launch_plan.PLACES, "flink", Local)
     with pytest.raises(UsageError, match="--engine=pod is without Beam, which flink"):
@@ -257,6 +283,48 @@ def test_what_tells_the_driver_to_end_tells_its_stage(
     with pytest.raises(PreemptedError, match="the run was told to end, and with it stage M0"):
         made.run("M0", *driver)
     assert (tmp_path / "saved").exists()
+
+
+def test_who_ends_the_driver_is_told_what_goes_on_elsewhere(launcher, driver, monkeypatch):
+    made = launcher("LaunchPlan.train='local'")
+    sleeper = [Command((sys.executable, "-c", "import time; time.sleep(100)"))]
+    monkeypatch.setattr(Local, "commands", lambda *_: sleeper)
+    monkeypatch.setattr(
+        Local, "remains", lambda _, humpback: f"`{humpback[0]}` is paid for", raising=False
+    )
+    threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(PreemptedError, match="what is done is kept; `train` is paid for"):
+        made.run("M0", *driver)
+
+
+def test_a_failure_tells_what_may_go_on_elsewhere(launcher, place, driver, monkeypatch):
+    place(3)
+    made = launcher("LaunchPlan.train='local'")
+    monkeypatch.setattr(Local, "remains", lambda *_: "it is paid for", raising=False)
+    with pytest.raises(UserError, match="stage M0 ended with exit code 3.*; it is paid for"):
+        made.run("M0", *driver)
+
+
+def test_what_a_later_stage_lacks_is_told_before_the_first_is_run(launcher, monkeypatch, tmp_path):
+    monkeypatch.setattr(loop, "run_stage", lambda *_: pytest.fail("a stage was run"))
+    made = launcher("LaunchPlan.curate='local'")
+    monkeypatch.setattr(Local, "programs", ("no-such-program",), raising=False)
+    with pytest.raises(UserError, match="no program 'no-such-program'"):
+        loop.run(made._context, made)
+    for stage in ("curate1", "curate2"):
+        _finish(tmp_path, stage)
+    made.check_ready()  # nothing of it is left there
+
+
+def test_a_run_directory_that_cannot_be_written_is_told_before_the_first_stage(
+    launcher, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(loop, "run_stage", lambda *_: pytest.fail("a stage was run"))
+    made = launcher("LaunchPlan.curate='local'")
+    monkeypatch.setattr(Local, "remote", True, raising=False)
+    (tmp_path / "run").write_text("a file is in its place")
+    with pytest.raises(UserError, match=r"RUN_DIR .*/run cannot be written from here"):
+        loop.run(made._context, made)
 
 
 def test_a_run_goes_on_where_places_have_done_their_stages(

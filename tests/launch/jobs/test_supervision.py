@@ -188,9 +188,46 @@ def test_a_connection_that_breaks_is_tried_again(cloud):
 def test_machines_that_cannot_be_reached_are_not_deleted_unseen(cloud, monkeypatch):
     monkeypatch.setattr(supervision, "_PATIENCE", 3)
     folder = cloud([], errors={"describe": ["", *["ERROR: no network"] * 9]})
-    with pytest.raises(UserError, match="may still run and be paid for"):
+    with pytest.raises(UserError, match="may go on and is paid for"):
         _run(_vm())
     assert "delete" not in _verbs(folder)
+
+
+def test_a_state_that_is_not_known_deletes_nothing(cloud):
+    folder = cloud([], state="THINKING")
+    with pytest.raises(UserError, match="hb is 'THINKING'.*queued-resources delete hb"):
+        _run(_vm())
+    assert "delete" not in _verbs(folder)
+
+
+@pytest.mark.parametrize("package", ["git+x", "git+y"])
+def test_machines_that_work_on_another_stage_are_left_alone(cloud, package):
+    """Neither is its package replaced, nor a second process started, nor are they deleted."""
+    folder = cloud([["sleeps"]])
+    configuration.parse(["recipes/quickstart.gin"], [])
+    vm = _vm()
+    supervision._bring_up(vm)
+    started = [*vm.setup(), vm.start((*STAGE, "--model=M0"), "first")]
+    assert all(supervision._worked(wanted, vm) for wanted in started)
+    with pytest.raises(UserError, match="hb is at work on train-m0"):
+        _run(_vm(package=package))
+    assert "delete" not in _verbs(folder)
+    assert (folder / "worker0" / "humpback" / "installed").read_text().split()[1] == "git+x"
+    assert not (folder / "ran-1-0").exists()
+
+
+def test_who_ends_it_while_machines_are_deleted_is_told_of_them(cloud, monkeypatch, capfd):
+    cloud([["0"]])
+
+    def interrupt(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(supervision, "_delete", interrupt)
+    assert _run(_vm()) == 42
+    assert "queued-resources delete hb" in capfd.readouterr().err
+    monkeypatch.setattr(supervision, "_capture", interrupt)
+    assert _vm().perform("create", ()) == 42
+    assert "queued-resources delete hb" in capfd.readouterr().err
 
 
 def test_an_installation_that_fails_is_told_with_its_last_line(cloud, capfd):
@@ -254,7 +291,9 @@ def test_a_supervisor_that_is_interrupted_is_followed_by_another(cloud, number, 
             assert time.monotonic() < deadline
             time.sleep(0.05)
         first.send_signal(number)
-        assert "goes on and is paid for" in first.communicate(timeout=120)[1]
+        error = first.communicate(timeout=120)[1]
+        assert "hb may go on and is paid for until it is deleted: `gcloud compute tpus" in error
+        assert "queued-resources delete hb --project=p --zone=z --force --quiet`" in error
     finally:
         first.kill()
     assert first.returncode == code

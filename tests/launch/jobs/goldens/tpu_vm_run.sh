@@ -6,7 +6,8 @@ gcloud compute tpus queued-resources ssh hb '--command=bash -c '"'"'#!/usr/bin/e
 # Installs Python and humpback on a worker of a TPU slice, unless that very package is there.
 #   setup.sh PYTHON PACKAGE IDENTITY
 # PACKAGE is a requirement (git+https://...), a wheel in a bucket (gs://...), or the name of a wheel
-# that was copied into the home folder. IDENTITY tells two wheels of one name apart.
+# that was copied into the home folder. IDENTITY tells two wheels of one name apart. While a command
+# runs there (start.sh), the package that it imports from is left alone.
 set -euo pipefail
 python=$1 package=$2 identity="$1 $2 $3"
 mkdir -p "$HOME/humpback/jobs"
@@ -15,6 +16,14 @@ if [ "$(cat installed 2> /dev/null || true)" = "$identity" ]; then
   echo "humpback: $package is installed"
   exit 0
 fi
+boot=$(cat /proc/sys/kernel/random/boot_id)
+for job in jobs/*; do
+  if [ ! -e "$job/exit_code" ] && [ "$(cat "$job/boot" 2> /dev/null || true)" = "$boot" ] &&
+    kill -0 "$(cat "$job/running" 2> /dev/null)" 2> /dev/null; then
+    echo "humpback-busy ${job##*/}"
+    exit 1
+  fi
+done
 rm -f installed
 case $package in
   gs://*)
@@ -38,18 +47,28 @@ gcloud compute tpus queued-resources ssh hb '--command=bash -c '"'"'#!/usr/bin/e
 #   start.sh JOB ATTEMPT FILES [NAME TEXT]... COMMAND...
 # In ~/humpback/jobs/JOB lie then: the FILES, log (all that the command says), running (the process
 # that waits for it) and, once it has ended, exit_code. Started again under the same ATTEMPT, as when
-# the connection broke, it changes nothing; nor while the command still runs.
+# the connection broke, it changes nothing; nor while the command still runs, or another one does.
 set -euo pipefail
 job="$HOME/humpback/jobs/$1" attempt=$2 files=$3
 shift 3
 mkdir -p "$job"
 cd "$job"
 boot=$(cat /proc/sys/kernel/random/boot_id)
-if [ ! -e exit_code ] && [ "$(cat boot 2> /dev/null || true)" = "$boot" ] &&
-  kill -0 "$(cat running)" 2> /dev/null; then
+runs() {
+  [ ! -e "$1/exit_code" ] && [ "$(cat "$1/boot" 2> /dev/null || true)" = "$boot" ] &&
+    kill -0 "$(cat "$1/running" 2> /dev/null)" 2> /dev/null
+}
+
+if runs "$job"; then
   echo "humpback: runs already"
   exit 0
 fi
+for other in "$HOME"/humpback/jobs/*; do
+  if runs "$other"; then
+    echo "humpback-busy ${other##*/}"
+    exit 1
+  fi
+done
 if [ -e exit_code ] && [ "$(cat attempt)" = "$attempt" ]; then
   echo "humpback: has ended already"
   exit 0
