@@ -46,7 +46,7 @@ PERIOD_SECONDS = 60.0
 LATE_SECONDS = 150.0
 STALE_SECONDS = 300.0
 LOOK_SECONDS = 1.0
-# What a killed driver started on its own machine ends within this time (launch.jobs.supervise).
+# What a killed driver started on its own machine ends within this time (launch.jobs.tether).
 _ORPHAN_SECONDS = 60.0
 _NAME = re.compile(r"[0-9a-f]{32}\.json")
 

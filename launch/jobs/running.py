@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from humpback_jax.errors import PreemptedError
 from launch.ending import EndWatch
 from launch.jobs.command import Command, check_program
-from launch.jobs.supervise import Supervised
+from launch.jobs.tether import Tethered
 
 _POLL_SECONDS = 0.2
 
@@ -22,7 +22,7 @@ def run(command: Command, watch: EndWatch, is_lost: Callable[[], bool] = lambda:
     Raises:
       UserError: there is no such program here.
     """
-    running, told = Supervised(command), False
+    running, told = Tethered(command), False
     try:
         while (code := running.poll()) is None:
             if (watch.told or is_lost()) and not told:

@@ -122,12 +122,12 @@ class TpuVm:
 
     def perform(self, name: str, humpback: Sequence[str]) -> int | None:
         """Carries out an action and returns its exit code; None if it is its commands alone."""
-        from launch.jobs import supervision
+        from launch.jobs import tpu_vm_supervisor
 
         if name == "run":
-            return supervision.run(self, humpback)
+            return tpu_vm_supervisor.run(self, humpback)
         if name == "create":
-            return supervision.ask(self)
+            return tpu_vm_supervisor.ask(self)
         return None
 
     def remains(self, humpback: Sequence[str] = ()) -> str:

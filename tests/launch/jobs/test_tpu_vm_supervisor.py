@@ -14,7 +14,7 @@ import pytest
 
 from humpback_jax.errors import UserError
 from launch import configuration
-from launch.jobs import supervision
+from launch.jobs import tpu_vm_supervisor
 from launch.jobs.tpu_vm import TpuVm
 from launch.plan.topology import Topology
 
@@ -70,7 +70,7 @@ def _vm(shape="2x4", slices=1, **more):
 
 def _run(vm):
     configuration.parse(["recipes/quickstart.gin"], [])
-    return supervision.run(vm, (*STAGE, "--model=M1"))
+    return tpu_vm_supervisor.run(vm, (*STAGE, "--model=M1"))
 
 
 def _verbs(folder):
@@ -186,7 +186,7 @@ def test_a_connection_that_breaks_is_tried_again(cloud):
 
 
 def test_machines_that_cannot_be_reached_are_not_deleted_unseen(cloud, monkeypatch):
-    monkeypatch.setattr(supervision, "_PATIENCE", 3)
+    monkeypatch.setattr(tpu_vm_supervisor, "_PATIENCE", 3)
     folder = cloud([], errors={"describe": ["", *["ERROR: no network"] * 9]})
     with pytest.raises(UserError, match="may go on and is paid for"):
         _run(_vm())
@@ -206,9 +206,9 @@ def test_machines_that_work_on_another_stage_are_left_alone(cloud, package):
     folder = cloud([["sleeps"]])
     configuration.parse(["recipes/quickstart.gin"], [])
     vm = _vm()
-    supervision._bring_up(vm)
+    tpu_vm_supervisor._bring_up(vm)
     started = [*vm.setup(), vm.start((*STAGE, "--model=M0"), "first")]
-    assert all(supervision._worked(wanted, vm) for wanted in started)
+    assert all(tpu_vm_supervisor._worked(wanted, vm) for wanted in started)
     with pytest.raises(UserError, match="hb is at work on train-m0"):
         _run(_vm(package=package))
     assert "delete" not in _verbs(folder)
@@ -222,10 +222,10 @@ def test_who_ends_it_while_machines_are_deleted_is_told_of_them(cloud, monkeypat
     def interrupt(*_):
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(supervision, "_delete", interrupt)
+    monkeypatch.setattr(tpu_vm_supervisor, "_delete", interrupt)
     assert _run(_vm()) == 42
     assert "queued-resources delete hb" in capfd.readouterr().err
-    monkeypatch.setattr(supervision, "_capture", interrupt)
+    monkeypatch.setattr(tpu_vm_supervisor, "_capture", interrupt)
     assert _vm().perform("create", ()) == 42
     assert "queued-resources delete hb" in capfd.readouterr().err
 
@@ -278,11 +278,11 @@ def test_asking_for_machines_alone_tells_of_the_quota_too(cloud):
 def test_a_supervisor_that_is_interrupted_is_followed_by_another(cloud, number, code):
     folder = cloud([["sleeps"]])
     program = (
-        "import sys; from launch import configuration; from launch.jobs import supervision; "
+        "import sys; from launch import configuration; from launch.jobs import tpu_vm_supervisor; "
         "from launch.jobs.tpu_vm import TpuVm; from launch.plan.topology import Topology; "
         "configuration.parse(['recipes/quickstart.gin'], []); "
         "vm = TpuVm('hb', 'p', 'z', 'git+x', poll_seconds=0.05, topology=Topology('v5e', '2x4')); "
-        f"sys.exit(supervision.run(vm, {(*STAGE, '--model=M1')!r}))"
+        f"sys.exit(tpu_vm_supervisor.run(vm, {(*STAGE, '--model=M1')!r}))"
     )
     first = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     try:

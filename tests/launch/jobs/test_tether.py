@@ -11,13 +11,13 @@ import pytest
 
 from humpback_jax.errors import UserError
 from launch.jobs.command import Command
-from launch.jobs.supervise import Supervised
+from launch.jobs.tether import Tethered
 
 STARTER = """
 import sys, time
 from launch.jobs.command import Command
-from launch.jobs.supervise import Supervised
-Supervised(Command((sys.executable, "-c", sys.argv[1])))
+from launch.jobs.tether import Tethered
+Tethered(Command((sys.executable, "-c", sys.argv[1])))
 time.sleep(100)
 """
 # It has a child of its own, and ends in its own way at SIGTERM.
@@ -33,11 +33,11 @@ time.sleep(100)
 """
 
 
-def _wait(supervised):
-    while supervised.poll() is None:
+def _wait(tethered):
+    while tethered.poll() is None:
         time.sleep(0.02)
-    supervised.close()
-    return supervised.poll()
+    tethered.close()
+    return tethered.poll()
 
 
 def _pids(folder):
@@ -73,25 +73,25 @@ def _lives(pid):
     ],
 )
 def test_the_exit_code_is_passed_on(code, expected):
-    assert _wait(Supervised(Command((sys.executable, "-c", code)))) == expected
+    assert _wait(Tethered(Command((sys.executable, "-c", code)))) == expected
 
 
 def test_a_command_gets_its_environment():
     code = "import os; raise SystemExit(int(os.environ['CODE']))"
     command = Command((sys.executable, "-c", code), environment={"CODE": "7"})
-    assert _wait(Supervised(command)) == 7
+    assert _wait(Tethered(command)) == 7
 
 
 def test_a_program_that_is_absent_is_named():
     with pytest.raises(UserError, match="no program 'no-such-program'"):
-        Supervised(Command(("no-such-program",)))
+        Tethered(Command(("no-such-program",)))
 
 
 def test_told_to_end_it_ends_in_its_own_way_and_leaves_nothing_behind(tmp_path):
-    supervised = Supervised(Command((sys.executable, "-c", FAMILY.format(folder=str(tmp_path)))))
+    tethered = Tethered(Command((sys.executable, "-c", FAMILY.format(folder=str(tmp_path)))))
     pids = _pids(tmp_path)
-    supervised.end()
-    assert _wait(supervised) == 42
+    tethered.end()
+    assert _wait(tethered) == 42
     assert (tmp_path / "told").exists()
     assert _are_gone(pids)
 

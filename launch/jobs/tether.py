@@ -1,6 +1,6 @@
 """A command that does not outlive the process that started it, however that one ends.
 
-    python -m launch.jobs.supervise FILE_DESCRIPTOR -- COMMAND ...
+    python -m launch.jobs.tether FILE_DESCRIPTOR -- COMMAND ...
 
 The file descriptor is the end of a pipe on which nothing is ever written: it is closed when the
 starter ends, by SIGKILL too. The command is then sent SIGTERM and, some seconds later, killed with
@@ -21,7 +21,7 @@ from launch.jobs.command import Command, check_program
 PATIENCE_SECONDS = 30.0
 
 
-class Supervised:
+class Tethered:
     """A command that runs; it ends when this process does."""
 
     def __init__(self, command: Command):
@@ -33,7 +33,7 @@ class Supervised:
         check_program(command.argv[0])
         environment = {**os.environ, **command.environment}
         here, self._open = os.pipe()
-        argv = [sys.executable, "-m", "launch.jobs.supervise", str(here), "--", *command.argv]
+        argv = [sys.executable, "-m", "launch.jobs.tether", str(here), "--", *command.argv]
         try:
             # A session of its own: Ctrl-C is for this process, which passes it on as SIGTERM.
             self._process = subprocess.Popen(
@@ -58,7 +58,7 @@ class Supervised:
         self._process.wait()
 
 
-def supervise(argv: Sequence[str], alive: int, patience: float = PATIENCE_SECONDS) -> int:
+def tether(argv: Sequence[str], alive: int, patience: float = PATIENCE_SECONDS) -> int:
     """Runs a command until it ends, or `alive` is closed at its other end; returns its code."""
     told = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: told.set())
@@ -88,4 +88,4 @@ def _notice(alive: int, orphaned: threading.Event) -> None:
 
 if __name__ == "__main__":
     _alive, _, *_argv = sys.argv[1:]
-    sys.exit(supervise(_argv, int(_alive)))
+    sys.exit(tether(_argv, int(_alive)))
