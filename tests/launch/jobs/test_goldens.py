@@ -106,8 +106,7 @@ def test_a_dry_run_prints_what_it_printed(name, printed, humpback):
 
 
 def test_every_golden_has_its_case():
-    elsewhere = {"flink"}  # test_flink_place.py
-    assert {path.stem for path in GOLDENS.glob("*.sh")} == set(CASES) | elsewhere
+    assert {path.stem for path in GOLDENS.glob("*.sh")} == set(CASES)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in GOLDENS.glob("*.sh")))
