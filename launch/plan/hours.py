@@ -14,8 +14,7 @@ from humpback_jax.method.samples import SamplesConfig
 from humpback_jax.prompts import Prompts
 from launch import configuration
 from launch.plan.report import ProgramReport
-from launch.plan.settings import Settings
-from launch.recipe import Recipe
+from launch.plan.settings import Settings, read_recipe
 
 # A rule of thumb for English and LLaMA's tokenizer; not measured here.
 CHARACTERS_PER_TOKEN = 4
@@ -57,7 +56,7 @@ def works() -> list[Work]:
     segments = configuration.build(SegmentFilters).max_segments
     if not segments:
         return []
-    rounds = Recipe(run_dir="", corpus="", seed="", base="").iterations
+    rounds = read_recipe().iterations
     return [_augment(segments), *(_curate(segments, t) for t in range(1, rounds + 1))]
 
 

@@ -46,14 +46,18 @@ class Settings:
         return self.train[self.planned]
 
 
+def read_recipe() -> Recipe:
+    """Returns the recipe; where a run keeps its files does not matter here and need not be given."""
+    return Recipe(run_dir=".", corpus="", seed="", base="")
+
+
 def read() -> Settings:
     """Returns the settings of the gin configuration that has been parsed.
 
     Raises:
       UsageError: something is not bound, or a value is refused.
     """
-    # Where a run keeps its files does not matter here and need not be given.
-    recipe = Recipe(run_dir="", corpus="", seed="", base="")
+    recipe = read_recipe()
     models = recipe.models
     planned = recipe.forward_models[-1]
     llama = configuration.build_llama()
