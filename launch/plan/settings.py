@@ -47,7 +47,7 @@ class Settings:
 
 
 def read_recipe() -> Recipe:
-    """Returns the recipe; where a run keeps its files does not matter here and need not be given."""
+    """Returns the recipe; where its run keeps files does not matter here and need not be given."""
     return Recipe(run_dir=".", corpus="", seed="", base="")
 
 
