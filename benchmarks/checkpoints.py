@@ -26,8 +26,8 @@ from humpback_jax.checkpoints import layout, seal
 from humpback_jax.checkpoints.orbax import save_params, step_path
 from humpback_jax.models.init import abstract_params, flatten
 from launch import configuration
+from launch.inspection import ACTIONS
 
-COMMANDS = ("ls", "show", "stats", "diff", "verify")
 CHUNK_BYTES = 64 << 20
 DTYPE = np.dtype("bfloat16")
 
@@ -97,11 +97,11 @@ def main() -> None:
     gib = sum(leaf.size for leaf in jax.tree.leaves(abstract)) * DTYPE.itemsize / 2**30
     with tempfile.TemporaryDirectory() as folder:
         path = str(make_checkpoint(folder, abstract))
-        arguments = {name: [name, path] for name in COMMANDS}
+        arguments = {name: [name, path] for name in ACTIONS}
         arguments["ls"], arguments["diff"] = ["ls", folder], ["diff", path, path]
         print(f"{options.model}, {gib:.1f} GiB in bfloat16", flush=True)
         rows = {}
-        for name in COMMANDS:
+        for name in ACTIONS:
             rows[name] = row = measure(arguments[name])
             print(f"{name:8}{row['seconds']:8.2f} s{row['mib']:8} MiB", flush=True)
     print(json.dumps({"model": options.model, "gib": gib, **rows}))

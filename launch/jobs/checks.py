@@ -15,12 +15,11 @@ from humpback_jax.errors import UsageError, UserError
 from humpback_jax.partitioning import MeshConfig, mesh_shape
 from humpback_jax.train.config import TrainConfig
 from launch import configuration
-from launch.jobs.command import Place
+from launch.jobs.command import BEAM_STAGES, Place
 from launch.jobs.places import group_of
 from launch.recipe import Pretraining, Recipe
 
 _INFERENCE = ("augment", "curate", "evaluate")
-_BEAM = ("segment", "augment", "curate")
 
 
 def check(place: Place, stage: str, recipe: Recipe) -> None:
@@ -31,14 +30,14 @@ def check(place: Place, stage: str, recipe: Recipe) -> None:
       stage: "M1", "curate2"; "run" for all of them.
       recipe: of the run.
     """
-    if getattr(place, "remote", False):
+    if place.remote:
         for name, path in _paths(stage, recipe):
             if not rundir.is_remote(path):
                 raise UsageError(
                     f"{name} is {path}, which only this machine has, and the work is elsewhere: "
                     "give a path in a bucket, gs://BUCKET/..."
                 )
-    if getattr(place, "shared", False):
+    if place.shared:
         _check_absolute(stage, recipe)
     topology = getattr(place, "topology", None)
     if topology is not None:
@@ -75,7 +74,7 @@ def check_beam(stage: str, recipe: Recipe, engine: str) -> None:
       engine: of augment and curate.
     """
     group = group_of(stage)
-    if group not in _BEAM or (engine == "pod" and group != "segment"):
+    if group not in BEAM_STAGES or (engine == "pod" and group != "segment"):
         return
     if not configuration.build(BeamConfig).is_local:
         _check_absolute(stage, recipe)

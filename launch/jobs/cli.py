@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from humpback_jax.errors import UsageError
 from launch.jobs import command
-from launch.jobs.command import Command
+from launch.jobs.command import Command, Place
 from launch.jobs.gin_files import GinFlags
 from launch.jobs.places import PLACES, group_of
 
@@ -24,7 +24,7 @@ def add_parser(commands, gin_flags: argparse.ArgumentParser) -> None:
         "launch", help=text, description=_TEXT, usage=_USAGE, parents=[gin_flags]
     )
     parser.add_argument("place", choices=PLACES)
-    known = (f"{name}: {', '.join(_actions(place))}" for name, place in PLACES.items())
+    known = (f"{name}: {', '.join(place.actions)}" for name, place in PLACES.items())
     parser.add_argument("action", nargs="?", default="run", help="; ".join(known))
     text = "print the commands and start nothing; the default for what costs money"
     parser.add_argument("--dry-run", action=argparse.BooleanOptionalAction, help=text)
@@ -72,49 +72,40 @@ def run(
     recipe = configuration.build(Recipe)
     if stage:
         checks.check(place, stage, recipe)
-    commands = _commands(place, options.action, humpback)
+    commands = place.action(options.action, humpback)
     costs = any(c.costs for c in commands)
     if costs if options.dry_run is None else options.dry_run:
         print(command.script(commands))
         return 0
     if costs:
         checks.check_writable(recipe.run_dir)
-    performed = getattr(place, "perform", lambda *_: None)(options.action, humpback)
+    performed = place.perform(options.action, humpback)
     if performed is not None:
         return performed
     return _run_all(place, options.action, humpback, commands)
 
 
-def _run_all(place, action: str, humpback: Sequence[str], commands: Sequence[Command]) -> int:
+def _run_all(
+    place: Place, action: str, humpback: Sequence[str], commands: Sequence[Command]
+) -> int:
     """Runs the commands of an action; told to end, it says what goes on elsewhere."""
     from launch.ending import EndWatch
     from launch.jobs import running
 
     with EndWatch("humpback launch") as watch, watch.waiting():
         code = running.run_all(commands, watch)
-        if watch.told and code and action in ("run", "create") and hasattr(place, "remains"):
-            print(f"humpback: told to end: {place.remains(humpback)}", file=sys.stderr)
+        remains = place.remains(humpback) if action in ("run", "create") else ""
+        if watch.told and code and remains:
+            print(f"humpback: told to end: {remains}", file=sys.stderr)
     return code
 
 
-def _actions(place: type) -> tuple[str, ...]:
-    return getattr(place, "actions", ("run",))
-
-
 def _check_action(name: str, action: str, humpback: Sequence[str]) -> None:
-    known = _actions(PLACES[name])
+    known = PLACES[name].actions
     if action not in known:
         raise UsageError(f"{name} has no action '{action}': choose one of {', '.join(known)}")
-    if not humpback and action not in getattr(PLACES[name], "of_machines", ()):
+    if not humpback and action not in PLACES[name].of_machines:
         raise UsageError(
             f"`humpback launch {name} {action}` must know which subcommand: add it at the end, as "
             "in -- train --model=M1"
         )
-
-
-def _commands(place, action: str, humpback: Sequence[str]) -> list[Command]:
-    return (
-        place.action(action, humpback)
-        if _actions(place) != ("run",)
-        else (place.commands(humpback))
-    )

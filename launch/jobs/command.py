@@ -5,9 +5,17 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import ClassVar
 
 from humpback_jax.errors import UsageError, UserError
+
+# What may run as jobs of Beam, by the groups of stages.
+BEAM_STAGES = ("segment", "augment", "curate")
+
+
+def exit_code(returned: int) -> int:
+    """Returns what a shell says of a process: 128 and the number of the signal that ended it."""
+    return returned if returned >= 0 else 128 - returned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +45,24 @@ def humpback_here(arguments: Sequence[str]) -> tuple[str, ...]:
     return (sys.executable, "-m", "launch.main", *arguments)
 
 
-class Place(Protocol):
+class Place:
     """A configured place; its dataclass is bound by gin under its own name.
 
-    A place elsewhere has besides: `remote`, whether it sees nothing of this machine's files, or
-    `shared`, whether it sees some of them by their whole paths;
-    `programs` that this machine must have; `remains(humpback)`, a phrase that says what goes on
-    there when this process ends, whether it is paid for, and which command ends it.
+    Attributes:
+      remote: whether it sees nothing of this machine's files.
+      shared: whether it sees some of them, by their whole paths.
+      runs_beam_alone: whether it takes the jobs of BEAM_STAGES and nothing else.
+      actions: what `humpback launch` can do there.
+      of_machines: those of them that need no subcommand.
+      programs: that this machine must have.
     """
+
+    remote: ClassVar[bool] = False
+    shared: ClassVar[bool] = False
+    runs_beam_alone: ClassVar[bool] = False
+    actions: ClassVar[tuple[str, ...]] = ("run",)
+    of_machines: ClassVar[tuple[str, ...]] = ()
+    programs: ClassVar[tuple[str, ...]] = ()
 
     def commands(self, humpback: Sequence[str]) -> list[Command]:
         """Returns what runs `humpback ARGUMENTS` there; when the last one ends, it has ended.
@@ -52,7 +70,24 @@ class Place(Protocol):
         Args:
           humpback: the arguments, subcommand first, gin flags as they were given.
         """
-        ...
+        raise NotImplementedError
+
+    def action(self, name: str, humpback: Sequence[str]) -> list[Command]:
+        """Returns the commands of an action; of "run" they may be printed otherwise than run."""
+        del name  # a place with others than "run" says what they are
+        return self.commands(humpback)
+
+    def perform(self, name: str, humpback: Sequence[str]) -> int | None:
+        """Carries out an action and returns its exit code; None if it is its commands alone."""
+        del name, humpback
+
+    def remains(self, humpback: Sequence[str]) -> str:
+        """Returns what goes on there when this process ends, and the command that ends it.
+
+        It says whether that is paid for; "" if nothing goes on.
+        """
+        del humpback
+        return ""
 
 
 def check_given(place: object, *names: str) -> None:

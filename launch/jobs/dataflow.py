@@ -13,7 +13,7 @@ from typing import ClassVar
 from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
 from launch.jobs import environment, gin_files
-from launch.jobs.command import Command, check_given, humpback_here
+from launch.jobs.command import Command, Place, check_given, humpback_here
 from launch.jobs.images import image_commands
 from launch.jobs.job_name import job_name
 from launch.plan import topology
@@ -33,7 +33,7 @@ _SETUP_FILE = "./setup.py"
 
 @configurable
 @dataclasses.dataclass(frozen=True)
-class Dataflow:
+class Dataflow(Place):
     """A Dataflow job. TPU workers have the kind and shape that Topology says.
 
     Attributes:
@@ -51,6 +51,7 @@ class Dataflow:
     """
 
     remote: ClassVar[bool] = True
+    runs_beam_alone: ClassVar[bool] = True
     actions: ClassVar[tuple[str, ...]] = ("run", "image")
     of_machines: ClassVar[tuple[str, ...]] = ("image",)
 

@@ -10,12 +10,11 @@ from typing import ClassVar
 
 from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
-from launch.jobs.command import Command, humpback_here
+from launch.jobs.command import BEAM_STAGES, Command, Place, humpback_here
 
 # Of Beam 2.77, which has a job server for each; the cluster's must be the same.
 BEAM_VERSION = "2.77.0"
 VERSIONS = ("1.19", "1.20", "2.0", "2.1", "2.2")
-STAGES = ("segment", "augment", "curate")
 _ADDRESS = re.compile(r"[^\s/:]+:[0-9]+")
 
 
@@ -28,7 +27,7 @@ def default_jar(version: str) -> str:
 
 @configurable
 @dataclasses.dataclass(frozen=True)
-class Flink:
+class Flink(Place):
     """A Flink cluster whose machines see the run directory and run the worker pool.
 
     Attributes:
@@ -43,11 +42,9 @@ class Flink:
       options: further flags of Beam, which win over those that follow from the above.
     """
 
-    remote: ClassVar[bool] = False
+    runs_beam_alone: ClassVar[bool] = True
     shared: ClassVar[bool] = True  # its machines see what it reads and writes, by its whole path
     programs: ClassVar[tuple[str, ...]] = ("java",)
-    actions: ClassVar[tuple[str, ...]] = ("run",)
-    of_machines: ClassVar[tuple[str, ...]] = ()
 
     master: str
     version: str = VERSIONS[-1]
@@ -94,9 +91,9 @@ class Flink:
         Raises:
           UsageError: the subcommand is no Beam stage.
         """
-        if humpback[0] not in STAGES:
+        if humpback[0] not in BEAM_STAGES:
             raise UsageError(
-                f"`humpback {humpback[0]}` is no Beam job: Flink runs {', '.join(STAGES)}"
+                f"`humpback {humpback[0]}` is no Beam job: Flink runs {', '.join(BEAM_STAGES)}"
             )
         look = (sys.executable, "-m", "launch.jobs.flink_check", f"--master={self.master}")
         look += (f"--version={self.version}", f"--jar={self.jar}", f"--slots={self.parallelism}")
@@ -116,8 +113,3 @@ class Flink:
             f"a job of humpback {humpback[0]} may go on and keep its slots: cancel it at "
             f"http://{self.master} unless it is to finish"
         )
-
-    def action(self, name: str, humpback: Sequence[str]) -> list[Command]:
-        """Returns the commands of an action."""
-        del name  # there is but one
-        return self.commands(humpback)

@@ -12,12 +12,10 @@ from launch.claims import Held
 from launch.context import Context, command_of
 from launch.ending import EndWatch
 from launch.jobs import checks, running
-from launch.jobs.command import Command, Place, check_program, script
+from launch.jobs.command import BEAM_STAGES, Command, Place, check_program, script
 from launch.jobs.places import PLACES, group_of
 
 HERE = "here"
-_BEAM = ("dataflow", "flink")  # run Beam's jobs and nothing else
-_BEAM_GROUPS = ("segment", "augment", "curate")
 
 
 @configurable
@@ -54,10 +52,10 @@ class LaunchPlan:
                 raise UsageError(
                     f"LaunchPlan.{field.name} is {value!r}: choose one of {', '.join(known)}"
                 )
-            if value in _BEAM and field.name not in _BEAM_GROUPS:
+            if _runs_beam_alone(value) and field.name not in BEAM_STAGES:
                 raise UsageError(
                     f"LaunchPlan.{field.name} is {value!r}, which runs Beam's jobs alone "
-                    f"({', '.join(_BEAM_GROUPS)}): choose another place"
+                    f"({', '.join(BEAM_STAGES)}): choose another place"
                 )
         if self.restarts < 0:
             raise UsageError(f"LaunchPlan.restarts is {self.restarts}: give 0 or more")
@@ -65,6 +63,10 @@ class LaunchPlan:
     def place_of(self, stage: str) -> str:
         """Returns the name of a stage's place, or "here"."""
         return getattr(self, group_of(stage))
+
+
+def _runs_beam_alone(place: object) -> bool:
+    return place in PLACES and PLACES[str(place)].runs_beam_alone
 
 
 def is_shared(stage: str, engine: str) -> bool:
@@ -108,9 +110,9 @@ class Launcher:
         left = [s for s in self._context.recipe.stages if not self._context.stage(s).is_done()]
         elsewhere = [self._place(stage) for stage in left if self.runs(stage)]
         for place in elsewhere:
-            for program in getattr(place, "programs", ()):
+            for program in place.programs:
                 check_program(program)
-        if any(getattr(place, "remote", False) for place in elsewhere):
+        if any(place.remote for place in elsewhere):
             checks.check_writable(self._context.recipe.run_dir)
 
     def runs(self, stage: str) -> bool:
@@ -199,8 +201,8 @@ class Launcher:
 
     def _remains(self, stage: str) -> str:
         """Returns what may go on in a stage's place without this process, with "; " before it."""
-        remains = getattr(self._place(stage), "remains", None)
-        return f"; {remains(self._humpback(stage))}" if remains else ""
+        remains = self._place(stage).remains(self._humpback(stage))
+        return f"; {remains}" if remains else ""
 
     def _again(self) -> str:
         engine = [f"--engine={self._engine}"] if self._engine else []
@@ -216,7 +218,7 @@ class Launcher:
         """Returns --engine for a stage, "" for one that has none."""
         if group_of(stage) not in ("augment", "curate"):
             return ""
-        if self._plan.place_of(stage) in _BEAM:
+        if self._place(stage).runs_beam_alone:
             return "beam"
         if self._engine:
             return self._engine
@@ -230,9 +232,9 @@ class Launcher:
     def _check(self, stage: str) -> None:
         place, group = self._plan.place_of(stage), group_of(stage)
         checks.check(self._place(stage), stage, self._context.recipe)
-        if place not in _BEAM:
+        if not self._place(stage).runs_beam_alone:
             checks.check_beam(stage, self._context.recipe, self._engine_of(stage))
-        if place in _BEAM and self._engine == "pod":
+        if self._place(stage).runs_beam_alone and self._engine == "pod":
             raise UsageError(
                 f"--engine=pod is without Beam, which {place} (LaunchPlan.{group}) is: leave "
                 "--engine out"

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError
-from launch.jobs.command import Command, humpback_here
+from launch.jobs.command import Command, Place, humpback_here
 
 _DEVICES_FLAG = "--xla_force_host_platform_device_count"
 
 
 @configurable
 @dataclasses.dataclass(frozen=True)
-class Local:
+class Local(Place):
     """A subcommand of humpback in processes of their own, here.
 
     Attributes:

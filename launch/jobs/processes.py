@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 
 from humpback_jax.errors import PreemptedError
+from launch.jobs.command import exit_code
 
 _POLL_SECONDS = 0.2
 
@@ -45,7 +46,7 @@ def wait(processes: Sequence[subprocess.Popen], patience: float = 30.0) -> int:
     preempted = PreemptedError.exit_code
     while True:
         codes = [process.poll() for process in processes]
-        ended = [_shell_code(code) for code in codes if code is not None]
+        ended = [exit_code(code) for code in codes if code is not None]
         if first in (0, preempted):
             first = next((c for c in ended if c not in (0, preempted)), max(ended, default=0))
         if len(ended) == len(processes):
@@ -56,10 +57,6 @@ def wait(processes: Sequence[subprocess.Popen], patience: float = 30.0) -> int:
                 _send(processes, (signal.SIGTERM, signal.SIGKILL)[min(asked, 1)])
                 asked += 1
         time.sleep(_POLL_SECONDS)
-
-
-def _shell_code(code: int) -> int:
-    return 128 - code if code < 0 else code
 
 
 def _send(processes: Sequence[subprocess.Popen], number: int) -> None:

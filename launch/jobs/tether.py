@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from launch.jobs.command import Command, check_program
+from launch.jobs.command import Command, check_program, exit_code
 
 PATIENCE_SECONDS = 30.0
 
@@ -45,7 +45,7 @@ class Tethered:
     def poll(self) -> int | None:
         """Returns the exit code, 128 and the signal's number for a signal; None while it runs."""
         code = self._process.poll()
-        return code if code is None or code >= 0 else 128 - code
+        return None if code is None else exit_code(code)
 
     def end(self) -> None:
         """Tells it to end (SIGTERM)."""
@@ -77,8 +77,7 @@ def tether(argv: Sequence[str], alive: int, patience: float = PATIENCE_SECONDS) 
         time.sleep(0.1)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # what it has left behind, too
-    code = process.wait()
-    return code if code >= 0 else 128 - code
+    return exit_code(process.wait())
 
 
 def _notice(alive: int, orphaned: threading.Event) -> None:

@@ -21,7 +21,7 @@ from typing import ClassVar
 from humpback_jax.configurable import configurable
 from humpback_jax.errors import UsageError, UserError
 from launch.jobs import environment, gin_files
-from launch.jobs.command import Command, check_given, humpback_here
+from launch.jobs.command import Command, Place, check_given, humpback_here
 from launch.jobs.hosts import on_hosts
 from launch.jobs.job_name import job_name
 from launch.plan import topology
@@ -40,7 +40,7 @@ _NAME = re.compile(r"[a-z]([-a-z0-9]{0,40}[a-z0-9])?")
 
 @configurable
 @dataclasses.dataclass(frozen=True)
-class TpuVm:
+class TpuVm(Place):
     """A queued resource of Cloud TPU, whose kind and size Topology says.
 
     Attributes:

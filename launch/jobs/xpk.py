@@ -14,7 +14,7 @@ from typing import ClassVar
 from humpback_jax.configurable import configurable
 from humpback_jax.errors import PreemptedError, UsageError
 from launch.jobs import environment, gin_files, shell
-from launch.jobs.command import Command, check_given
+from launch.jobs.command import Command, Place, check_given
 from launch.jobs.hosts import on_hosts
 from launch.jobs.images import image_commands
 from launch.jobs.job_name import job_name
@@ -28,7 +28,7 @@ _CHIPS_PER_POD = 4
 
 @configurable
 @dataclasses.dataclass(frozen=True)
-class Xpk:
+class Xpk(Place):
     """A workload of a GKE cluster that xpk has made; its kind and size Topology says.
 
     Attributes:

@@ -48,6 +48,12 @@ class Far(Local):
     remote = True
 
 
+class OfBeam(Local):
+    """A place that takes Beam's jobs and nothing else."""
+
+    runs_beam_alone = True
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """Returns a function that makes "local" a place whose commands end with the given codes."""
@@ -117,7 +123,7 @@ def _finish(tmp_path, stage):
 def test_what_cannot_be_is_refused_and_nothing_made(
     capsys, flags, tmp_path, monkeypatch, binding, words
 ):
-    monkeypatch.setitem(launch_plan.PLACES, "flink", Local)
+    monkeypatch.setitem(launch_plan.PLACES, "flink", OfBeam)
     monkeypatch.setitem(launch_plan.PLACES, "xpk", Far)
     plan = ["--gin.LaunchPlan.segment='local'", "--gin.LaunchPlan.train='local'"]
     assert main(["run", *flags, *plan, f"--gin.{binding}"]) == 2
@@ -155,7 +161,7 @@ def test_without_beam_a_run_directory_may_be_relative(launcher):
 
 
 def test_beams_places_have_no_other_engine(launcher, monkeypatch):
-    monkeypatch.setitem(launch_plan.PLACES, "flink", Local)
+    monkeypatch.setitem(launch_plan.PLACES, "flink", OfBeam)
     with pytest.raises(UsageError, match="--engine=pod is without Beam, which flink"):
         launcher("LaunchPlan.curate='flink'", engine="pod")
 
