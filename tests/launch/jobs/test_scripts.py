@@ -130,6 +130,17 @@ def test_a_worker_that_was_started_anew_has_lost_its_process(worker):
     _until(lambda: _state(worker), "exit 42")
 
 
+@pytest.mark.parametrize(
+    ("code", "then"), [(137, "lost"), (143, "lost"), (42, "exit 42"), (1, "exit 1")]
+)
+def test_what_the_end_of_a_machine_killed_is_lost(worker, code, then):
+    """The shell that waits may outlive the command by the moment it takes to note its end."""
+    worker("start", "job", "1", "0", "env", f"FATE={code}", "humpback")
+    _until(lambda: _state(worker), f"exit {code}")
+    (worker.job / "boot").write_text("of another start of the machine\n")
+    assert _state(worker) == then
+
+
 UV = """#!/usr/bin/env bash
 echo "uv $*" >> "$HOME/calls"
 [ "$1" = pip ] && [ -e "$HOME/broken" ] && exit 1
