@@ -5,6 +5,8 @@
 A driver (`humpback run`) excludes every other command, a command that runs one stage excludes
 drivers and that same stage. What a driver starts, here or on another machine, is told the driver's
 id (--driver): the two do not exclude each other, nor does what the same driver started before.
+What a driver that is gone has left at work on other machines is let on by a new driver that would
+send the same stage to the same place (--place), and can wait for its end there.
 
 There is no lock in object stores, so nothing more is asked of the file system than that a file
 once written is in every listing made afterwards. Each process writes its claim first and then lists
@@ -32,7 +34,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -63,6 +65,8 @@ class Claim:
       machine: what tells that machine, as it is booted, from all others.
       pid: process number.
       started: when the process started, in the words of its operating system; "" if it has none.
+      place: where a driver finds it again (launch.jobs.command.Place.whereabouts), "" nowhere.
+      follows: ids of the drivers that are gone, whose stage this driver lets go on.
       since: when it claimed, in seconds since 1970.
       heartbeat: its last sign of life, likewise.
     """
@@ -76,6 +80,8 @@ class Claim:
     started: str
     since: float
     heartbeat: float
+    place: str = ""
+    follows: Sequence[str] = ()
 
     def is_live(self) -> bool:
         """Returns whether its process lives, or may live for all that is known here."""
@@ -89,12 +95,18 @@ class Claim:
             return False
         if self.driver and self.driver == other.driver:
             return False
+        if self.driver in other.follows or other.driver in self.follows:
+            return False
         return RUN in (self.work, other.work) or self.work == other.work
 
     def describe(self) -> str:
-        """Returns "process 17 on pod-0, at work on stage M1 since 2026-01-31 12:00:00 UTC"."""
+        """Returns "process 17 on pod-0 (PLACE), at work on stage M1 since 2026-... UTC"."""
         work = "all its stages" if self.work == RUN else f"stage {self.work}"
-        return f"process {self.pid} on {self.host}, at work on {work} since {_clock(self.since)}"
+        place = f" ({self.place})" if self.place else ""
+        return (
+            f"process {self.pid} on {self.host}{place}, at work on {work} since "
+            f"{_clock(self.since)}"
+        )
 
 
 def _clock(seconds: float) -> str:
@@ -160,15 +172,23 @@ def _read(path: epath.Path) -> Claim | None:
 class Held:
     """A claim that this process holds; a thread gives its signs of life until it is withdrawn."""
 
-    def __init__(self, run_dir: epath.Path, work: str, driver: str = ""):
+    def __init__(
+        self,
+        run_dir: epath.Path,
+        work: str,
+        driver: str = "",
+        place: str = "",
+        place_of: Callable[[str], str] = lambda stage: "",
+    ):
         now = time.time()
         self._run_dir = run_dir
+        self._place_of = place_of
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._lost = ""
         self.claim = Claim(
             uuid.uuid4().hex, work, driver, platform.node(), _machine(), os.getpid(),
-            _started(os.getpid()), now, now,
+            _started(os.getpid()), now, now, place,
         )  # fmt: skip
         self._path = run_dir / FOLDER / f"{self.claim.id}.json"
         self._take()
@@ -182,6 +202,13 @@ class Held:
     def is_lost(self) -> bool:
         """Whether another process has taken over: nothing may be started or left running then."""
         return bool(self._lost)
+
+    def follows(self, stage: str) -> bool:
+        """Returns whether a driver that is gone has left a stage at work, which lives."""
+        return any(
+            claim.work == stage and claim.driver in self.claim.follows and claim.is_live()
+            for claim in read_all(self._run_dir)
+        )
 
     def check(self) -> None:
         """Returns if this process still holds the claim; to be called before anything is started.
@@ -238,7 +265,8 @@ class Held:
     def _claim_and_look(self) -> list[Claim]:
         """Writes the claim and returns those that exclude it, for which it is withdrawn again."""
         now = time.time()
-        self.claim = dataclasses.replace(self.claim, since=now, heartbeat=now)
+        follows = sorted(self._left_behind())
+        self.claim = dataclasses.replace(self.claim, since=now, heartbeat=now, follows=follows)
         try:
             rundir.write_json(self._path, self.claim)
             rivals = self._rivals()
@@ -248,6 +276,18 @@ class Held:
         if rivals:
             _remove(self._path)
         return rivals
+
+    def _left_behind(self) -> set[str]:
+        """Returns the drivers that are gone and have left a stage where this one would send it."""
+        live = {claim.id: claim for claim in read_all(self._run_dir) if claim.is_live()}
+        return {
+            claim.driver
+            for claim in live.values()
+            if claim.driver
+            and claim.driver not in live
+            and claim.place
+            and claim.place == self._place_of(claim.work)
+        }
 
     def _may_end(self, rival: Claim, seen: dict[str, float], deadline: float) -> bool:
         """Returns whether a rival may be about to end, or be dead already, so that waiting helps.
@@ -280,8 +320,10 @@ class Held:
 
     def _rivals(self) -> list[Claim]:
         others = [c for c in read_all(self._run_dir) if c.id != self.id and c.is_live()]
-        if self.claim.driver in (claim.id for claim in others):
-            return []  # the driver excludes all others, who may be about to withdraw
+        if self.claim.driver and any(
+            self.claim.driver in (claim.id, *claim.follows) for claim in others
+        ):
+            return []  # its driver excludes all others, who may be about to withdraw
         return [claim for claim in others if claim.excludes(self.claim)]
 
     def _lose(self, reason: str) -> None:
@@ -304,13 +346,21 @@ def _remove(path: epath.Path) -> None:
 
 
 @contextlib.contextmanager
-def hold(run_dir: epath.Path, work: str, driver: str = "") -> Iterator[Held | None]:
+def hold(
+    run_dir: epath.Path,
+    work: str,
+    driver: str = "",
+    place: str = "",
+    place_of: Callable[[str], str] = lambda stage: "",
+) -> Iterator[Held | None]:
     """Holds a claim while it is open, in the first of several processes, where others get None.
 
     Args:
       run_dir: the run directory.
       work: RUN, or the name of a stage.
       driver: id of the claim of the driver that started this process, "" for a person.
+      place: where that driver has sent it, if it can be found there again.
+      place_of: for a driver: returns where a stage would go, "" if it cannot be found there again.
 
     Raises:
       UserError: the directory is in use, or it cannot be written; in every process.
@@ -318,7 +368,7 @@ def hold(run_dir: epath.Path, work: str, driver: str = "") -> Iterator[Held | No
     held: list[Held] = []
 
     def claim() -> Any:
-        held.append(Held(run_dir, work, driver))
+        held.append(Held(run_dir, work, driver, place, place_of))
 
     distributed.on_primary(claim)
     try:

@@ -21,11 +21,13 @@ class EndWatch:
     """Ends the process at SIGTERM with code 42 while it is open; use it as a context manager.
 
     Attributes:
-      told: the number of the signal that came, 0 if none did.
+      told: the number of the signal that came last, 0 if none did.
+      times: how many came.
     """
 
     def __init__(self, work: str, held: Held | None = None):
         self.told = 0
+        self.times = 0
         self._work = work
         self._held = held
         self._waits = False
@@ -57,6 +59,7 @@ class EndWatch:
 
     def _receive(self, number: int, _frame: object) -> None:
         self.told = number
+        self.times += 1
         if self._waits:
             return
         sentence = (

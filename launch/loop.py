@@ -82,14 +82,21 @@ def describe_run(context: Context, anew: bool = False) -> None:
     rundir.write_json(root / rundir.ORDER_NAME, context.recipe.stages)
 
 
-def run_alone(context: Context, name: str, driver: str = "") -> None:
+def run_alone(context: Context, name: str, driver: str = "", place: str = "") -> None:
     """Runs one stage by itself, for the driver whose claim has that id if one is given.
+
+    Args:
+      context: the run.
+      name: of the stage.
+      driver: id of the driver's claim.
+      place: where the driver has sent it, as Launcher.whereabouts says.
 
     Raises:
       UserError: another command works on that stage, or a driver that is not this one's.
     """
     checks.check_beam(name, context.recipe, context.engine)
-    with claims.hold(context.recipe.root, name, driver) as held, EndWatch(f"stage {name}", held):
+    claim = claims.hold(context.recipe.root, name, driver, place)
+    with claim as held, EndWatch(f"stage {name}", held):
         describe_run(context)
         run_stage(context, name)
 
@@ -104,7 +111,8 @@ def run(context: Context, launcher: Launcher) -> None:
     if distributed.count() > 1:
         raise UsageError("`humpback run` is one process: run the stages that train by themselves")
     launcher.check_ready()
-    with claims.hold(root, claims.RUN) as held, EndWatch("the run", held) as watch:
+    claim = claims.hold(root, claims.RUN, place_of=launcher.whereabouts)
+    with claim as held, EndWatch("the run", held) as watch:
         assert held is not None  # as it is in the first process
         describe_run(context)
         for name in context.recipe.stages:

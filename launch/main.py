@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     pod.add_argument("--process_index", type=int, default=-1)
     # Given by `humpback run` to what it starts.
     pod_flags.add_argument("--driver", default="", help=argparse.SUPPRESS)
+    pod_flags.add_argument("--place", default="", help=argparse.SUPPRESS)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         parents = [gin_flags, pod_flags]
@@ -142,7 +143,8 @@ def _run(arguments: Sequence[str]) -> int:
         else:
             loop.run(context, launcher)
     else:
-        loop.run_alone(context, _stage_name(options, context.recipe), options.driver)
+        name = _stage_name(options, context.recipe)
+        loop.run_alone(context, name, options.driver, options.place)
     return 0
 
 

@@ -81,6 +81,18 @@ class Place:
         """Carries out an action and returns its exit code; None if it is its commands alone."""
         del name, humpback
 
+    def whereabouts(self, humpback: Sequence[str]) -> str:
+        """Returns what names the work there to whoever looks for it later, on any machine.
+
+        "" if it ends with this process, or nobody can wait for its end.
+        """
+        del humpback
+        return ""
+
+    def rejoin(self, humpback: Sequence[str]) -> list[Command]:
+        """Returns what waits for the end of work that goes on there since an earlier process."""
+        return self.commands(humpback)
+
     def remains(self, humpback: Sequence[str]) -> str:
         """Returns what goes on there when this process ends, and the command that ends it.
 

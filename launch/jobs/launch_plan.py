@@ -119,18 +119,32 @@ class Launcher:
         """Returns whether a stage has a place that is not the driver's own process."""
         return self._plan.place_of(stage) != HERE
 
-    def commands(self, stage: str, driver: str = "") -> list[Command]:
-        """Returns what runs a stage in its place, as the child of a driver's claim."""
-        return self._place(stage).commands(self._humpback(stage, driver))
+    def commands(self, stage: str, driver: str = "", rejoin: bool = False) -> list[Command]:
+        """Returns what runs a stage in its place, as the child of a driver's claim.
+
+        Args:
+          stage: its name.
+          driver: id of that claim.
+          rejoin: an earlier driver has left it at work there.
+        """
+        place = self._place(stage)
+        return (place.rejoin if rejoin else place.commands)(self._humpback(stage, driver))
+
+    def whereabouts(self, stage: str) -> str:
+        """Returns what names a stage's work in its place, "" if nobody finds it there again."""
+        known = stage in self._context.recipe.stages and self.runs(stage)
+        return self._place(stage).whereabouts(self._humpback(stage)) if known else ""
 
     def _humpback(self, stage: str, driver: str = "") -> list[str]:
         engine = self._engine_of(stage)
-        return [
-            *command_of(stage).split(),
-            *self._flags,
-            *([f"--engine={engine}"] if engine else []),
-            *([f"--driver={driver}"] if driver else []),
-        ]
+        words = [*command_of(stage).split(), *self._flags]
+        if engine:
+            words.append(f"--engine={engine}")
+        if driver:
+            words.append(f"--driver={driver}")
+            if place := self.whereabouts(stage):
+                words.append(f"--place={place}")
+        return words
 
     def describe(self) -> str:
         """Returns all commands as a script's lines, stage by stage, with what is done already."""
@@ -155,9 +169,12 @@ class Launcher:
           UserError: the stage failed.
         """
         place, began = self._plan.place_of(stage), time.monotonic()
-        print(f"{stage}: goes to {place}", flush=True)
+        found = held.follows(stage)
+        how = "goes on in" if found else "goes to"
+        print(f"{stage}: {how} {place}", flush=True)
         for restarts in range(self._plan.restarts + 1):
-            code = self._attempt(stage, held, watch)
+            commands = self.commands(stage, held.id, rejoin=found and not restarts)
+            code = self._attempt(stage, commands, held, watch)
             if code == 0:
                 break
             if code != PreemptedError.exit_code:
@@ -181,11 +198,11 @@ class Launcher:
             )
         print(f"{stage}: done by {place} in {time.monotonic() - began:.0f} s", flush=True)
 
-    def _attempt(self, stage: str, held: Held, watch: EndWatch) -> int:
+    def _attempt(self, stage: str, commands: Sequence[Command], held: Held, watch: EndWatch) -> int:
         """Runs a stage's commands, one after the other, and returns the first exit code not 0."""
         code = 0
         with watch.waiting():
-            for command in self.commands(stage, held.id):
+            for command in commands:
                 held.check()
                 code = running.run(command, watch, lambda: held.is_lost)
                 if code or watch.told:

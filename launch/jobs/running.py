@@ -1,10 +1,12 @@
 """Runs commands to their end, which they are told when this process is."""
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 
 from humpback_jax.errors import PreemptedError
 from launch.ending import EndWatch
+from launch.jobs import tether
 from launch.jobs.command import Command, check_program
 from launch.jobs.tether import Tethered
 
@@ -16,7 +18,8 @@ def run(command: Command, watch: EndWatch, is_lost: Callable[[], bool] = lambda:
 
     Args:
       command: the command; it reads nothing from the terminal.
-      watch: of this process, open and `waiting`; what tells it to end tells the command.
+      watch: of this process, open and `waiting`; what tells it to end tells the command, and kills
+        it in the end if it comes twice.
       is_lost: whether the command is to end for another reason.
 
     Raises:
@@ -24,14 +27,24 @@ def run(command: Command, watch: EndWatch, is_lost: Callable[[], bool] = lambda:
     """
     running, told = Tethered(command), False
     try:
-        while (code := running.poll()) is None:
+        while running.poll() is None and watch.times < 2:
             if (watch.told or is_lost()) and not told:
                 running.end()
                 told = True
+                _say_how_to_kill()
             time.sleep(_POLL_SECONDS)
-        return code
     finally:
-        running.close()
+        code = running.close()
+    return code
+
+
+def _say_how_to_kill() -> None:
+    print(
+        "humpback: what runs was told to save and end; told so again (Ctrl-C) it has "
+        f"{tether.PATIENCE_SECONDS:.0f} seconds left",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def run_all(commands: Sequence[Command], watch: EndWatch) -> int:

@@ -1,10 +1,10 @@
 """A command that does not outlive the process that started it, however that one ends.
 
-    python -m launch.jobs.tether FILE_DESCRIPTOR -- COMMAND ...
+    python -m launch.jobs.tether FILE_DESCRIPTOR SECONDS -- COMMAND ...
 
 The file descriptor is the end of a pipe on which nothing is ever written: it is closed when the
-starter ends, by SIGKILL too. The command is then sent SIGTERM and, some seconds later, killed with
-everything in its process group. SIGTERM goes on to the command, whose exit code is passed on.
+starter ends, by SIGKILL too. The command is then sent SIGTERM and, so many seconds later, killed
+with everything in its process group. SIGTERM goes on to the command, whose exit code is passed on.
 """
 
 import contextlib
@@ -33,7 +33,8 @@ class Tethered:
         check_program(command.argv[0])
         environment = {**os.environ, **command.environment}
         here, self._open = os.pipe()
-        argv = [sys.executable, "-m", "launch.jobs.tether", str(here), "--", *command.argv]
+        held = [str(here), str(PATIENCE_SECONDS)]
+        argv = [sys.executable, "-m", "launch.jobs.tether", *held, "--", *command.argv]
         try:
             # A session of its own: Ctrl-C is for this process, which passes it on as SIGTERM.
             self._process = subprocess.Popen(
@@ -52,13 +53,13 @@ class Tethered:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
-    def close(self) -> None:
-        """Waits until it has ended; what still runs is told to, and killed if it does not."""
+    def close(self) -> int:
+        """Returns the exit code once it has ended; it is told to, and killed if it does not."""
         os.close(self._open)
-        self._process.wait()
+        return exit_code(self._process.wait())
 
 
-def tether(argv: Sequence[str], alive: int, patience: float = PATIENCE_SECONDS) -> int:
+def tether(argv: Sequence[str], alive: int, patience: float) -> int:
     """Runs a command until it ends, or `alive` is closed at its other end; returns its code."""
     told = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: told.set())
@@ -86,5 +87,5 @@ def _notice(alive: int, orphaned: threading.Event) -> None:
 
 
 if __name__ == "__main__":
-    _alive, _, *_argv = sys.argv[1:]
-    sys.exit(tether(_argv, int(_alive)))
+    _alive, _seconds, _, *_argv = sys.argv[1:]
+    sys.exit(tether(_argv, int(_alive), float(_seconds)))

@@ -130,6 +130,11 @@ class TpuVm(Place):
             return tpu_vm_supervisor.ask(self)
         return None
 
+    def whereabouts(self, humpback: Sequence[str]) -> str:
+        """Returns the name of the machines; there, the supervisor finds what runs already."""
+        del humpback
+        return f"tpu-vm {self.project}/{self.zone}/{self.name}"
+
     def remains(self, humpback: Sequence[str] = ()) -> str:
         """Returns what goes on without this process, and the command that ends it."""
         del humpback

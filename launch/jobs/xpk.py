@@ -99,6 +99,14 @@ class Xpk(Place):
         one = {"status": self._status, "logs": self._logs, "delete": self._delete}
         return [one[name](humpback)]
 
+    def whereabouts(self, humpback: Sequence[str]) -> str:
+        """Returns the name of the workload, which Kubernetes starts again by itself."""
+        return f"xpk {self.project}/{self.zone}/{self.cluster}/{self.workload(humpback)}"
+
+    def rejoin(self, humpback: Sequence[str]) -> list[Command]:
+        """Returns what waits for the end of the workload."""
+        return [self._wait(humpback)]
+
     def remains(self, humpback: Sequence[str]) -> str:
         """Returns what goes on without this process, and the command that ends it."""
         return (

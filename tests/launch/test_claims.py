@@ -229,6 +229,65 @@ def test_what_a_driver_that_is_gone_left_on_another_machine_is_not_run_twice(run
         hold(run_dir, RUN)
 
 
+SLICE = "tpu-vm project/zone/hb"
+
+
+def _places(run_dir, hold, **places):
+    """Lets a new driver hold the directory that would send stages to these places."""
+    return hold(run_dir, RUN, "", "", lambda stage: places.get(stage, ""))
+
+
+def test_a_new_driver_goes_on_with_what_an_old_one_left_where_it_would_send_it(run_dir, hold):
+    gone = "0" * 32
+    child = _elsewhere(run_dir, "M0", driver=gone, place=SLICE)
+    held = _places(run_dir, hold, M0=SLICE)
+    assert held.follows("M0")
+    assert not held.follows("M1")
+    assert [claim.follows for claim in claims.read_all(run_dir) if claim.work == RUN] == [[gone]]
+    assert child.exists()
+    assert SLICE in claims.read_all(run_dir)[0].describe()
+    # Kubernetes starts it again by itself, under the driver that it knows.
+    hold(run_dir, "M0", gone, SLICE)
+    with pytest.raises(UserError, match="at work on all its stages"):
+        hold(run_dir, "M0", "1" * 32, SLICE)
+    child.unlink()
+    hold(run_dir, "M0", held.id, SLICE)
+
+
+def test_what_was_left_holds_on_when_it_was_silent(run_dir, hold):
+    gone = "0" * 32
+    with claims.hold(run_dir, "M0", gone, SLICE) as child:
+        path = run_dir / claims.FOLDER / f"{child.id}.json"
+        # As another machine sees it, and a driver there.
+        path.write_text(path.read_text().replace(json.dumps(claims._machine())[1:-1], "another"))
+        _places(run_dir, hold, M0=SLICE)
+        child.claim = dataclasses.replace(child.claim, heartbeat=time.time() - 1000)
+        child.check()
+
+
+@pytest.mark.parametrize("place", ["", "tpu-vm project/zone/another"])
+def test_what_was_left_in_another_place_is_not_run_twice(run_dir, hold, place):
+    child = _elsewhere(run_dir, "M0", driver="0" * 32, place=place)
+    with _beating(child), pytest.raises(UserError, match="on pod-7.*, at work on stage M0"):
+        _places(run_dir, hold, M0=SLICE)
+
+
+def test_what_a_driver_that_lives_has_started_is_its_own(run_dir, hold):
+    driver = _elsewhere(run_dir)
+    child = _elsewhere(run_dir, "M0", driver=driver.stem, place=SLICE)
+    with _beating(driver), _beating(child), pytest.raises(UserError, match="all its stages"):
+        _places(run_dir, hold, M0=SLICE)
+    assert not any(claim.follows for claim in claims.read_all(run_dir))
+
+
+def test_a_third_driver_goes_on_with_what_two_have_left(run_dir, hold):
+    second = _elsewhere(run_dir, silent=1e5, follows=["0" * 32])
+    _elsewhere(run_dir, "M0", driver="0" * 32, place=SLICE)
+    _elsewhere(run_dir, "M0", driver=second.stem, place=SLICE)
+    held = _places(run_dir, hold, M0=SLICE)
+    assert set(held.claim.follows) == {"0" * 32, second.stem}
+
+
 def test_the_same_stage_goes_on_elsewhere_once_the_machine_of_before_is_dead(
     run_dir, hold, monkeypatch, capsys
 ):

@@ -10,9 +10,8 @@ from humpback_jax.corpus.page import MAX_PAGE_BYTES, Page
 from humpback_jax.corpus.segments import page_headers
 from humpback_jax.records import Source
 
-
-# An ordinary page as large as is allowed, in tags and in bytes, takes about a second of a core. What
-# grows faster than a page's size takes hundreds of times that: tags in tags, a minute at 1.6 MB.
+# An ordinary page as large as is allowed, in tags and in bytes, takes about a second of a core. One
+# whose time grows faster than its size takes a hundred times that where no limit rejects it.
 MOST_TIMES_ORDINARY = 5
 
 
@@ -72,7 +71,7 @@ PAGES = {
 
 
 def segmented(markup):
-    """Returns the header nodes of a page, none if it is rejected, and the seconds of CPU it took."""
+    """Returns the header nodes of a page, none if it is rejected, and its seconds of CPU."""
     html = "<h1>Header</h1>" + markup
     page = Page(Source("f", 0, "id"), "", "text/html", "utf-8", 200, "", html.encode())
     start = time.process_time()

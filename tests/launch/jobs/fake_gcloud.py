@@ -99,7 +99,10 @@ def _ssh(words):
     for home in _homes() if everyone else _homes()[:1]:
         home.mkdir(exist_ok=True)
         environment = {**os.environ, "HOME": str(home)}
-        done = subprocess.run(["bash", "-c", command], env=environment, cwd=home, check=False)
+        # What it starts is on another machine: the end of this one's processes is not its own.
+        done = subprocess.run(
+            ["bash", "-c", command], env=environment, cwd=home, check=False, start_new_session=True
+        )
         codes.append(done.returncode)
     return max(codes)
 

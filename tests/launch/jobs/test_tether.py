@@ -5,11 +5,14 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from humpback_jax.errors import UserError
+from launch.ending import EndWatch
+from launch.jobs import running, tether
 from launch.jobs.command import Command
 from launch.jobs.tether import Tethered
 
@@ -105,3 +108,32 @@ def test_it_ends_with_who_started_it(tmp_path, number):
     starter.wait()
     assert _are_gone(pids)
     assert (tmp_path / "told").exists()  # SIGTERM came before any SIGKILL
+
+
+# It saves for longer than anybody waits.
+DEAF = """
+import os, pathlib, signal, time
+signal.signal(signal.SIGTERM, lambda *_: pathlib.Path({folder!r}, "told").write_text(""))
+pathlib.Path({folder!r}, "pids").write_text(str(os.getpid()))
+while True: time.sleep(1)
+"""
+
+
+def test_what_does_not_end_is_killed_when_told_to_end_twice(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tether, "PATIENCE_SECONDS", 0.5)
+
+    def tell():
+        (pid,) = _pids(tmp_path)
+        for _ in range(2):
+            assert _lives(pid)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+
+    telling = threading.Thread(target=tell)
+    telling.start()
+    command = Command((sys.executable, "-c", DEAF.format(folder=str(tmp_path))))
+    with EndWatch("the run") as watch, watch.waiting():
+        assert running.run(command, watch) == 128 + signal.SIGKILL
+    telling.join()
+    assert (tmp_path / "told").exists()
+    assert "told so again (Ctrl-C) it has" in capsys.readouterr().err

@@ -302,3 +302,75 @@ def test_a_supervisor_that_is_interrupted_is_followed_by_another(cloud, number, 
     subprocess.run(["pkill", "-TERM", "-P", (job / "running").read_text().strip()], check=True)
     with pytest.raises(UserError, match="exit code"):  # its fate, seen by the second
         _run(_vm())
+
+
+# A driver that is gone.
+
+# In the place of humpback on the worker: works on its stage once the file "go" is there.
+WORKER = f"""#!{sys.executable}
+import os, pathlib, sys, time
+sys.path.insert(0, {str(pathlib.Path(__file__).parents[3])!r})
+from launch import loop, main
+cloud, run_stage = pathlib.Path(os.environ["CLOUD"]), loop.run_stage
+def wait(context, name):
+    (cloud / f"began-{{os.getpid()}}").touch()
+    while not (cloud / "go").exists():
+        time.sleep(0.05)
+    run_stage(context, name)
+loop.run_stage = wait
+sys.exit(main.main(sys.argv[1:]))
+"""
+# The worker of this test is this machine, and sees its files.
+SITE = "from launch.jobs.tpu_vm import TpuVm\nTpuVm.remote = False\n"
+
+
+@pytest.mark.slow
+def test_a_new_driver_goes_on_with_what_an_old_one_left_on_the_machines(cloud, tmp_path):
+    folder = cloud([])
+    (folder / "humpback").write_text(WORKER)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SITE)
+    root = str(pathlib.Path(__file__).parents[3])
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{root}"}
+    bindings = [
+        f'RUN_DIR="{tmp_path / "run"}"', "LaunchPlan.rest='tpu-vm'", "Topology.kind='v5e'",
+        "Topology.shape='2x4'", "TpuVm.name='hb'", "TpuVm.project='p'", "TpuVm.zone='z'",
+        "TpuVm.package='git+x'", "TpuVm.poll_seconds=0.05",
+    ]  # fmt: skip
+    command = [
+        *(sys.executable, "-m", "launch.main", "run", "--gin_file=recipes/quickstart.gin"),
+        *(f"--gin.{binding}" for binding in bindings),
+    ]
+
+    def driver():
+        log = (tmp_path / f"log{len(list(tmp_path.glob('log*')))}").open("w+")
+        return log.name, subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    def wait_for(look):
+        deadline = time.monotonic() + 120
+        while not look():
+            assert time.monotonic() < deadline, [p.read_text() for p in tmp_path.glob("log*")]
+            time.sleep(0.05)
+
+    _, first = driver()
+    try:
+        wait_for(lambda: list(folder.glob("began-*")))
+        first.kill()
+        first.wait()
+        said, second = driver()
+        try:
+            wait_for(lambda: "world: goes on in tpu-vm" in pathlib.Path(said).read_text())
+            wait_for(lambda: (folder / "count-start").read_text() == "2")
+            looks = (folder / "count-poll").read_text()
+            wait_for(lambda: (folder / "count-poll").read_text() != looks)
+            (folder / "go").touch()
+            wait_for(lambda: "world: done by tpu-vm" in pathlib.Path(said).read_text())
+        finally:
+            second.terminate()
+            second.wait(100)
+    finally:
+        first.kill()
+    assert len(list(folder.glob("began-*"))) == 1
+    assert _verbs(folder).count("create") == 1
+    assert _verbs(folder)[-1] == "delete"
+    assert (tmp_path / "run" / "world" / "stage.json").exists()
