@@ -5,7 +5,7 @@ import dataclasses
 from etils import epath
 
 from beam_pipelines import inference, shards
-from beam_pipelines.execution import BeamConfig
+from beam_pipelines.config import BeamConfig
 from beam_pipelines.handler import ModelSource, ModelTask, ModelWorker
 from beam_pipelines.shards import InferenceStage, Shard, ShardOutput
 from humpback_jax.infer.computation import deciding

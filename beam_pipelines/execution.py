@@ -1,11 +1,10 @@
-"""How Beam pipelines are run: the options, and errors that read as they were raised."""
+"""How Beam pipelines are run, so that errors read as they were raised."""
 
-import dataclasses
 import logging
 import re
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -13,16 +12,15 @@ from apache_beam.portability import python_urns
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from apache_beam.runners.runner import PipelineResult
 
+from beam_pipelines.config import BeamConfig
 from humpback_jax import errors
-from humpback_jax.configurable import configurable
-from humpback_jax.errors import UsageError, UserError
+from humpback_jax.errors import UserError
 
 # A worker's UserError comes to the submitter, who says it in one sentence; Beam would log it
 # before, with a traceback.
 for _name in ("apache_beam.runners.common", "apache_beam.runners.worker.sdk_worker"):
     logging.getLogger(_name).addFilter(lambda record: not _is_of_user_error(record))
 
-_MODES = ("in_memory", "multi_threading", "multi_processing")
 # What the portable runner raises; the engine's own word of it follows.
 _JOB_FAILED = re.compile(r"^Pipeline \S+ failed in state [A-Z]+: *([^\n]*)")
 _TRACEBACK = "Traceback (most recent call last)"
@@ -43,71 +41,6 @@ _STEP_SUFFIX = re.compile(r" \[while running '[^\n]*?'\]$")
 def _is_of_user_error(record: logging.LogRecord) -> bool:
     raised = record.exc_info[1] if record.exc_info else None
     return isinstance(raised or sys.exception(), UserError)
-
-
-@configurable
-@dataclasses.dataclass(frozen=True)
-class BeamConfig:
-    """Where pipelines run.
-
-    Attributes:
-      runner: FnApiRunner on this machine, else DataflowRunner, FlinkRunner, PortableRunner. The
-        DirectRunner is refused: it picks an engine by what it can download.
-      direct_running_mode: of the FnApiRunner: in_memory (one process, for small corpora and
-        tests), multi_threading, or multi_processing (one process for each worker).
-      num_workers: of the FnApiRunner, with multi_threading and multi_processing.
-      options: further flags of the runner, such as "--project=..." or "--flink_master=...".
-    """
-
-    runner: str = "FnApiRunner"
-    direct_running_mode: str = "in_memory"
-    num_workers: int = 1
-    options: Sequence[str] = ()
-
-    def __post_init__(self):
-        object.__setattr__(self, "options", tuple(self.options))
-        if self.runner == "DirectRunner":
-            raise UsageError(
-                "BeamConfig.runner is 'DirectRunner', whose engine depends on the network: use "
-                "'FnApiRunner' on this machine"
-            )
-        if self.direct_running_mode not in _MODES:
-            raise UsageError(
-                f"BeamConfig.direct_running_mode is {self.direct_running_mode!r}: choose one of "
-                f"{', '.join(_MODES)}"
-            )
-        if self.num_workers < 1:
-            raise UsageError(f"BeamConfig.num_workers is {self.num_workers}: give 1 or more")
-        for flag in self.options:
-            if not flag.startswith("--"):
-                raise UsageError(f"BeamConfig.options holds {flag!r}: write flags as --name=value")
-
-    @property
-    def is_local(self) -> bool:
-        return self.runner == "FnApiRunner"
-
-    @property
-    def shares_model(self) -> bool:
-        """Whether the worker processes of a machine use one model, held by one of them.
-
-        On Flink each has its own: a TaskManager ends its worker as soon as its part of the job is
-        done, and the model that others still work with would end with it.
-        """
-        in_one_process = self.is_local and self.direct_running_mode != "multi_processing"
-        return not in_one_process and self.runner != "FlinkRunner"
-
-    @property
-    def is_dry_run(self) -> bool:
-        """Whether jobs are translated for the runner and not submitted (Dataflow's --dry_run)."""
-        return any(flag in ("--dry_run", "--dry_run=True") for flag in self.options)
-
-    def pipeline_options(self) -> PipelineOptions:
-        """Returns Beam's options."""
-        flags = [f"--runner={self.runner}"]
-        if self.is_local:
-            flags.append(f"--direct_running_mode={self.direct_running_mode}")
-            flags.append(f"--direct_num_workers={self.num_workers}")
-        return PipelineOptions([*flags, *self.options])
 
 
 @worker_handlers.WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)
@@ -138,6 +71,11 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):  # pyri
             self.control_conn.abort(died)
 
 
+def pipeline_options(config: BeamConfig) -> PipelineOptions:
+    """Returns Beam's options, as configured."""
+    return PipelineOptions(config.flags())
+
+
 def run_pipeline(build: Callable[[beam.Pipeline], object], config: BeamConfig) -> PipelineResult:
     """Builds a pipeline, runs it and waits for its end.
 
@@ -152,7 +90,7 @@ def run_pipeline(build: Callable[[beam.Pipeline], object], config: BeamConfig) -
       UserError: a worker raised one; it comes back with its own message, whatever the runner
         wrapped around it. Or the engine, and not our code in it, ended the job.
     """
-    pipeline = beam.Pipeline(runner=config.runner, options=config.pipeline_options())
+    pipeline = beam.Pipeline(runner=config.runner, options=pipeline_options(config))
     build(pipeline)
     try:
         result = pipeline.run()

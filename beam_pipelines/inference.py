@@ -14,7 +14,7 @@ from apache_beam.metrics.metric import Metrics
 from apache_beam.ml.inference.base import RunInference
 
 from beam_pipelines import execution, pod
-from beam_pipelines.execution import BeamConfig
+from beam_pipelines.config import BeamConfig
 from beam_pipelines.handler import ShardHandler
 from beam_pipelines.progress import shard_progress
 from beam_pipelines.shards import InferenceStage, Shard, ShardOutput

@@ -23,8 +23,8 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from beam_pipelines.config import BeamConfig
 from beam_pipelines.corpus_files import find_files, survey
-from beam_pipelines.execution import BeamConfig
 from beam_pipelines.segment_collect import collect
 from beam_pipelines.segment_extract import EXTRACTED, PAGES, extract
 from beam_pipelines.segment_inputs import locate

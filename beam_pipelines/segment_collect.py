@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 
-from beam_pipelines.execution import BeamConfig, run_pipeline
+from beam_pipelines.config import BeamConfig
+from beam_pipelines.execution import run_pipeline
 from beam_pipelines.segment_decide import decide, with_dropped
 from beam_pipelines.segment_extract import EXTRACTED, MAX_EXAMPLES, PAGES, excerpt
 from beam_pipelines.segment_tables import Sketches, rows_of

@@ -12,7 +12,8 @@ from apache_beam.metrics import Metrics
 from apache_beam.runners.runner import PipelineResult
 from etils import epath
 
-from beam_pipelines.execution import BeamConfig, run_pipeline
+from beam_pipelines.config import BeamConfig
+from beam_pipelines.execution import run_pipeline
 from beam_pipelines.progress import shard_progress
 from humpback_jax.corpus.filters import SegmentFilters, node_id, select_page
 from humpback_jax.corpus.html import PageError

@@ -38,7 +38,7 @@ _MODULES = (
     "humpback_jax.prompts",
     "humpback_jax.train.config",
     "humpback_jax.train.optimizer",
-    "beam_pipelines.execution",
+    "beam_pipelines.config",
     "launch.jobs.launch_plan",
     "launch.jobs.places",
     "launch.plan.topology",

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from beam_pipelines.execution import BeamConfig
+from beam_pipelines.config import BeamConfig
 from beam_pipelines.segment import run_segment
 from humpback_jax import records, rundir
 from humpback_jax.corpus.filters import SegmentFilters

@@ -1,8 +1,8 @@
 """The stages that run a model over the corpus: augment and curate."""
 
 from beam_pipelines.augment import run_augment
+from beam_pipelines.config import BeamConfig
 from beam_pipelines.curate import run_curate
-from beam_pipelines.execution import BeamConfig
 from humpback_jax.errors import UsageError
 from humpback_jax.infer.engine import EngineConfig
 from humpback_jax.infer.sampling import SamplingConfig

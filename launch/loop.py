@@ -63,7 +63,7 @@ def run_stage(context: Context, name: str) -> None:
 
 def _is_dry_run() -> bool:
     """Returns whether Beam's jobs are translated and not submitted."""
-    from beam_pipelines.execution import BeamConfig
+    from beam_pipelines.config import BeamConfig
 
     return configuration.build(BeamConfig).is_dry_run
 

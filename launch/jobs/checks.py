@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from beam_pipelines.execution import BeamConfig
+from beam_pipelines.config import BeamConfig
 from humpback_jax import rundir
 from humpback_jax.corpus.filters import SegmentFilters
 from humpback_jax.errors import UsageError, UserError

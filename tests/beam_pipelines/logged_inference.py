@@ -13,7 +13,7 @@ from typing import Any
 
 from beam_pipelines import inference
 from beam_pipelines.augment import AugmentTask
-from beam_pipelines.execution import BeamConfig
+from beam_pipelines.config import BeamConfig
 from beam_pipelines.handler import ModelSource
 from beam_pipelines.shards import InferenceStage
 from humpback_jax.errors import UserError

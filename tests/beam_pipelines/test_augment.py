@@ -4,7 +4,7 @@ import pytest
 
 from beam_pipelines import augment, inference
 from beam_pipelines.augment import AugmentTask, run_augment
-from beam_pipelines.execution import BeamConfig
+from beam_pipelines.config import BeamConfig
 from beam_pipelines.handler import ModelSource
 from beam_pipelines.shards import InferenceStage, Shard
 from humpback_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer

@@ -1,7 +1,7 @@
 import pytest
 
+from beam_pipelines.config import BeamConfig
 from beam_pipelines.curate import run_curate
-from beam_pipelines.execution import BeamConfig
 from humpback_jax.infer.engine import EngineConfig
 from humpback_jax.method.long_texts import LongTextConfig
 from humpback_jax.method.rating import RatingConfig

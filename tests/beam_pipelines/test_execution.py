@@ -4,7 +4,8 @@ import signal
 import apache_beam as beam
 import pytest
 
-from beam_pipelines.execution import BeamConfig, run_pipeline, user_error
+from beam_pipelines.config import BeamConfig
+from beam_pipelines.execution import pipeline_options, run_pipeline, user_error
 from humpback_jax.errors import UsageError, UserError
 
 
@@ -71,11 +72,11 @@ def test_options_are_passed_through():
     config = BeamConfig(
         runner="FlinkRunner", options=["--flink_master=host:8081", "--parallelism=2"]
     )
-    options = config.pipeline_options().get_all_options()
+    options = pipeline_options(config).get_all_options()
     assert options["runner"] == "FlinkRunner"
     assert options["flink_master"] == "host:8081"
     assert options["parallelism"] == 2
-    local = BeamConfig(direct_running_mode="multi_processing", num_workers=3).pipeline_options()
+    local = pipeline_options(BeamConfig(direct_running_mode="multi_processing", num_workers=3))
     assert local.get_all_options()["direct_num_workers"] == 3
     assert local.get_all_options()["direct_running_mode"] == "multi_processing"
 

@@ -18,7 +18,7 @@ import types
 
 import pytest
 
-from beam_pipelines.execution import BeamConfig
+from beam_pipelines.config import BeamConfig
 from beam_pipelines.segment import run_segment
 from humpback_jax.corpus.filters import SegmentFilters
 from humpback_jax.errors import UserError

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from beam_pipelines import inference
+from beam_pipelines.config import BeamConfig
 from beam_pipelines.curate import CurateTask
-from beam_pipelines.execution import BeamConfig
 from beam_pipelines.handler import LockedWorker, ModelSource, ShardHandler
 from beam_pipelines.shards import InferenceStage, Shard, output_of
 from humpback_jax.checkpoints import huggingface, importing

@@ -3,8 +3,8 @@ import signal
 
 import pytest
 
+from beam_pipelines.config import BeamConfig
 from beam_pipelines.curate import run_curate
-from beam_pipelines.execution import BeamConfig
 from beam_pipelines.shards import InferenceStage
 from humpback_jax.errors import PreemptedError, UserError
 from humpback_jax.infer.engine import EngineConfig

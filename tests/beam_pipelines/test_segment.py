@@ -7,8 +7,8 @@ import pytest
 from clueweb22_tree import Document, write_tree
 
 from beam_pipelines import segment_extract
+from beam_pipelines.config import BeamConfig
 from beam_pipelines.corpus_files import find_files, survey
-from beam_pipelines.execution import BeamConfig
 from beam_pipelines.segment import run_segment
 from beam_pipelines.segment_collect import shard_of
 from humpback_jax import records

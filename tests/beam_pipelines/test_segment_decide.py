@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from beam_pipelines import segment_collect, segment_decide
-from beam_pipelines.execution import BeamConfig
+from beam_pipelines.config import BeamConfig
+from beam_pipelines.execution import pipeline_options
 from beam_pipelines.segment_collect import collect
 from beam_pipelines.segment_extract import EXTRACTED, PAGES
 from humpback_jax.corpus.filters import SegmentFilters
@@ -177,7 +178,7 @@ def test_beam_counters_equal_the_done_markers(tmp_path, monkeypatch):
 
     def run_pipeline(build, config):
         with segment_collect.beam.Pipeline(
-            runner=config.runner, options=config.pipeline_options()
+            runner=config.runner, options=pipeline_options(config)
         ) as pipeline:
             build(pipeline)
         results.append(pipeline.result)

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from beam_pipelines.execution import BeamConfig
+from beam_pipelines.config import BeamConfig
 from beam_pipelines.segment import run_segment
 from humpback_jax.corpus.filters import FUNNEL, SegmentFilters
 from humpback_jax.corpus.words import text_digest

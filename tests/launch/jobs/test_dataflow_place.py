@@ -29,14 +29,15 @@ def _repository(monkeypatch):
 
 def _options(place, command):
     """Returns Beam's flags as the launched subcommand reads them from its gin bindings."""
-    from beam_pipelines.execution import BeamConfig
+    from beam_pipelines.config import BeamConfig
+    from beam_pipelines.execution import pipeline_options
 
     (submitted,) = place.commands([command, *STAGE, "--gin.RUN_DIR='gs://b/it''s'"])
     bindings = [a.removeprefix("--gin.") for a in submitted.argv if a.startswith("--gin.")]
     configuration.parse(["recipes/quickstart.gin"], bindings)
     config = configuration.build(BeamConfig)
     assert config.runner == "DataflowRunner"
-    assert config.pipeline_options().get_all_options(drop_default=True)["runner"] == config.runner
+    assert pipeline_options(config).get_all_options(drop_default=True)["runner"] == config.runner
     return config.options
 
 

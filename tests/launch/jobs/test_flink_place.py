@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from beam_pipelines.execution import BeamConfig
+from beam_pipelines.config import BeamConfig
 from humpback_jax.errors import UsageError, UserError
 from launch import configuration
 from launch.jobs import flink_check
