@@ -1,4 +1,4 @@
-"""Eight CPU devices and a compilation cache for all tests; runs before JAX is imported."""
+"""Eight CPU devices, hasty compilation and its cache for all tests; runs before JAX is imported."""
 
 import os
 import pathlib
@@ -16,6 +16,8 @@ os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+# Most programs are run a few times: to compile them well takes twice as long as all the rest.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 for _folder in ("goldens", "corpora", "fuzz"):
     sys.path.insert(0, str(pathlib.Path(__file__).parent / _folder))
@@ -35,6 +37,17 @@ def _fresh_gin():
 def _no_programs_of_before():
     """A compiled program takes up to hundreds of the 65,530 memory maps that a process may have."""
     yield
+    jax.clear_caches()
+
+
+@pytest.fixture
+def optimised():
+    """Programs are compiled as users have them: for what is claimed of their last bits."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
     jax.clear_caches()
 
 

@@ -60,6 +60,7 @@ def _forward(tokens):
     return jax.nn.log_softmax(logits[0])
 
 
+@pytest.mark.usefixtures("optimised")
 def test_greedy_generation_equals_the_uncached_forward_token_by_token():
     requests = prompts(9)
     for request, result in zip(requests, engine().generate(requests, GREEDY), strict=True):
@@ -87,6 +88,7 @@ def test_both_ways_to_finish_occur():
         assert (len(result.token_ids) == 8) == (result.finish_reason == "length")
 
 
+@pytest.mark.usefixtures("optimised")
 @KEPT
 def test_a_result_is_bit_identical_whatever_the_neighbours_order_or_slot(kept):
     requests = prompts(11)
@@ -100,6 +102,7 @@ def test_a_result_is_bit_identical_whatever_the_neighbours_order_or_slot(kept):
     assert crowded == together
 
 
+@pytest.mark.usefixtures("optimised")
 @KEPT
 def test_tokens_do_not_depend_on_slots_refills_windows_or_host_visits(kept):
     """Caches of 300 tokens in blocks of 128, limits from 1 to 150: every window occurs."""
@@ -133,6 +136,7 @@ def test_a_slot_is_taken_again_before_its_neighbour_is_done(monkeypatch):
     assert len(taken) <= 12
 
 
+@pytest.mark.usefixtures("optimised")
 @KEPT
 def test_what_is_no_number_stays_in_its_own_request(kept):
     params = {**PARAMS, "embedding": PARAMS["embedding"].at[60].set(jnp.nan)}
@@ -245,6 +249,7 @@ def test_impossible_requests_are_named():
         engine().generate([Request("x", [1], max_new_tokens=0)], GREEDY)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_a_shared_prefix_changes_nothing():
     prefix = [9, 8, 7, 6, 5]
     requests = [dataclasses.replace(r, prompt_ids=prefix + list(r.prompt_ids)) for r in

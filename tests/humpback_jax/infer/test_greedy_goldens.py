@@ -22,6 +22,7 @@ def _unpadded(table):
     return [[int(i) for i in row if i >= 0] for row in table]
 
 
+@pytest.mark.usefixtures("optimised")
 def test_greedy_ids_of_a_real_model_are_those_of_transformers(shared):
     folder = shared / "models" / "stories260K"
     if not folder.is_dir():

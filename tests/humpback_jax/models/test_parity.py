@@ -57,6 +57,7 @@ def _state(config, params, layers):
     return np.asarray(seen[0])[:, KEPT]
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("name", llama_variants.VARIANTS)
 def test_states_and_logits_are_those_of_transformers(name, goldens, tmp_path):
     config, params = _model(name, tmp_path)
@@ -70,6 +71,7 @@ def test_states_and_logits_are_those_of_transformers(name, goldens, tmp_path):
     )
 
 
+@pytest.mark.usefixtures("optimised")
 def test_a_real_model_is_that_of_transformers(shared):
     folder = shared / "models" / "stories260K"
     if not folder.is_dir():

@@ -16,8 +16,10 @@ from launch.jobs import running, tether
 from launch.jobs.command import Command
 from launch.jobs.tether import Tethered
 
+# What is started in the background by a shell ignores Ctrl-C until it says otherwise.
 STARTER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from launch.jobs.command import Command
 from launch.jobs.tether import Tethered
 Tethered(Command((sys.executable, "-c", sys.argv[1])))

@@ -278,7 +278,8 @@ def test_asking_for_machines_alone_tells_of_the_quota_too(cloud):
 def test_a_supervisor_that_is_interrupted_is_followed_by_another(cloud, number, code):
     folder = cloud([["sleeps"]])
     program = (
-        "import sys; from launch import configuration; from launch.jobs import tpu_vm_supervisor; "
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from launch import configuration; from launch.jobs import tpu_vm_supervisor; "
         "from launch.jobs.tpu_vm import TpuVm; from launch.plan.topology import Topology; "
         "configuration.parse(['recipes/quickstart.gin'], []); "
         "vm = TpuVm('hb', 'p', 'z', 'git+x', poll_seconds=0.05, topology=Topology('v5e', '2x4')); "
