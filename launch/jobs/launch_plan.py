@@ -1,6 +1,7 @@
 """Which place each stage of a run goes to, and how a stage is run there."""
 
 import dataclasses
+import hashlib
 import shlex
 import time
 from collections.abc import Sequence
@@ -93,6 +94,8 @@ class Launcher:
         self._flags = tuple(flags)
         self._engine = engine
         self._plan = configuration.build(LaunchPlan)
+        text = configuration.config_text()
+        self._configuration = hashlib.sha256(text.encode()).hexdigest()[:8]
         self._places: dict[str, Place] = {}
         for stage in context.recipe.stages:
             if self.runs(stage):
@@ -131,9 +134,14 @@ class Launcher:
         return (place.rejoin if rejoin else place.commands)(self._humpback(stage, driver))
 
     def whereabouts(self, stage: str) -> str:
-        """Returns what names a stage's work in its place, "" if nobody finds it there again."""
-        known = stage in self._context.recipe.stages and self.runs(stage)
-        return self._place(stage).whereabouts(self._humpback(stage)) if known else ""
+        """Returns what names a stage's work in its place, "" if nobody finds it there again.
+
+        Work by another configuration is other work.
+        """
+        if stage not in self._context.recipe.stages or not self.runs(stage):
+            return ""
+        where = self._place(stage).whereabouts(self._humpback(stage))
+        return f"{where}, configuration {self._configuration}" if where else ""
 
     def _humpback(self, stage: str, driver: str = "") -> list[str]:
         engine = self._engine_of(stage)

@@ -349,6 +349,52 @@ def test_a_run_goes_on_where_places_have_done_their_stages(
     assert claims.read_all(tmp_path / "run") == []
 
 
+# What an earlier driver has left.
+
+FAR = [
+    "LaunchPlan.train='xpk'", 'CORPUS="gs://b/web"', 'SEED="gs://b/seed"', 'BASE="gs://b/llama"',
+    "Topology.kind='v5e'", "Topology.shape='2x4'", "MeshConfig.data=1", "MeshConfig.fsdp=8",
+    *(f"Xpk.{key}='{key}'" for key in ("name", "cluster", "project", "zone", "image")),
+]  # fmt: skip
+
+
+def test_work_is_found_again_where_it_was_sent_by_the_same_configuration(launcher):
+    made = launcher(*FAR, 'RUN_DIR="gs://b/run"')
+    where = made.whereabouts("M1")
+    assert where.startswith("xpk project/zone/cluster/name-train-m1, configuration ")
+    assert f"--place={where}" in made._humpback("M1", "0123")
+    assert launcher(*FAR, 'RUN_DIR="gs://b/run"').whereabouts("M1") == where
+    other = launcher(*FAR, 'RUN_DIR="gs://b/run"', "TRAIN_STEPS=7").whereabouts("M1")
+    assert other.split(",")[0] == where.split(",")[0]
+    assert other != where
+    assert made.whereabouts("M0") != where
+    assert made.whereabouts("segment") == made.whereabouts("run") == ""
+    assert launcher("LaunchPlan.train='local'").whereabouts("M1") == ""
+
+
+def test_a_workload_that_was_left_is_waited_for(launcher):
+    made = launcher(*FAR, 'RUN_DIR="gs://b/run"')
+    create, wait = made.commands("M1", "0123")
+    assert "create" in create.argv
+    assert made.commands("M1", "0123", rejoin=True) == [wait]
+
+
+def test_what_is_left_is_rejoined_once_and_started_anew_after_it_was_preempted(
+    launcher, place, driver, monkeypatch, tmp_path, capsys
+):
+    held, watch = driver
+    place(0, 0)
+    made = launcher("LaunchPlan.train='local'")
+    rejoined = Command((sys.executable, "-c", "raise SystemExit(42)"))
+    monkeypatch.setattr(Local, "rejoin", lambda *_: [rejoined])
+    monkeypatch.setattr(held, "follows", lambda stage: stage == "M0")
+    monkeypatch.setattr(made._context, "stage", lambda name: StageDir(_root(tmp_path), name))
+    _finish(tmp_path, "M0")
+    made.run("M0", held, watch)
+    assert "M0: goes on in local" in capsys.readouterr().out
+    assert len((tmp_path / "log").read_text().splitlines()) == 1
+
+
 # SIGTERM where no place is waited for.
 
 
