@@ -22,12 +22,12 @@ class EndWatch:
 
     Attributes:
       told: the number of the signal that came last, 0 if none did.
-      times: how many came.
+      insists: whether Ctrl-C came after it was told. SIGTERM may come twice, as from `timeout`.
     """
 
     def __init__(self, work: str, held: Held | None = None):
         self.told = 0
-        self.times = 0
+        self.insists = False
         self._work = work
         self._held = held
         self._waits = False
@@ -58,8 +58,8 @@ class EndWatch:
             handlers.callback(signal.signal, number, before)
 
     def _receive(self, number: int, _frame: object) -> None:
+        self.insists |= bool(self.told) and number == signal.SIGINT
         self.told = number
-        self.times += 1
         if self._waits:
             return
         sentence = (

@@ -18,8 +18,8 @@ def run(command: Command, watch: EndWatch, is_lost: Callable[[], bool] = lambda:
 
     Args:
       command: the command; it reads nothing from the terminal.
-      watch: of this process, open and `waiting`; what tells it to end tells the command, and kills
-        it in the end if it comes twice.
+      watch: of this process, open and `waiting`; what tells it to end tells the command, which is
+        killed in the end if the watch insists.
       is_lost: whether the command is to end for another reason.
 
     Raises:
@@ -27,7 +27,7 @@ def run(command: Command, watch: EndWatch, is_lost: Callable[[], bool] = lambda:
     """
     running, told = Tethered(command), False
     try:
-        while running.poll() is None and watch.times < 2:
+        while running.poll() is None and not watch.insists:
             if (watch.told or is_lost()) and not told:
                 running.end()
                 told = True
@@ -40,7 +40,7 @@ def run(command: Command, watch: EndWatch, is_lost: Callable[[], bool] = lambda:
 
 def _say_how_to_kill() -> None:
     print(
-        "humpback: what runs was told to save and end; told so again (Ctrl-C) it has "
+        "humpback: what runs was told to save and end; after another Ctrl-C it has "
         f"{tether.PATIENCE_SECONDS:.0f} seconds left",
         file=sys.stderr,
         flush=True,

@@ -121,14 +121,16 @@ while True: time.sleep(1)
 """
 
 
-def test_what_does_not_end_is_killed_when_told_to_end_twice(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tether, "PATIENCE_SECONDS", 0.5)
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_what_does_not_end_is_killed_at_the_second_ctrl_c(tmp_path, monkeypatch, capsys, first):
+    monkeypatch.setattr(tether, "PATIENCE_SECONDS", 0.4)
+    died = []
 
     def tell():
         (pid,) = _pids(tmp_path)
-        for _ in range(2):
-            assert _lives(pid)
-            os.kill(os.getpid(), signal.SIGINT)
+        for number in (first, signal.SIGTERM, signal.SIGINT):
+            died.append(not _lives(pid))
+            os.kill(os.getpid(), number)
             time.sleep(1)
 
     telling = threading.Thread(target=tell)
@@ -137,5 +139,6 @@ def test_what_does_not_end_is_killed_when_told_to_end_twice(tmp_path, monkeypatc
     with EndWatch("the run") as watch, watch.waiting():
         assert running.run(command, watch) == 128 + signal.SIGKILL
     telling.join()
+    assert died == [False, False, False]
     assert (tmp_path / "told").exists()
-    assert "told so again (Ctrl-C) it has" in capsys.readouterr().err
+    assert "after another Ctrl-C it has 0 seconds" in capsys.readouterr().err
