@@ -7,7 +7,9 @@ INSTALLED := $(VENV)/.installed
 # glibc returns every large block to the system by default, which costs a small model's training
 # step half its time (1.1 against 0.52 s, measured on two cores).
 FAST := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=200000000000
+# Tests run two at a time, since many wait for processes; each takes up to 3 GB.
 WORKERS ?= 2
+PARALLEL = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 
@@ -25,12 +27,11 @@ $(INSTALLED): pyproject.toml $(wildcard requirements/*.txt)
 quickstart: install
 	$(FAST) $(BIN)/humpback run --gin_file=recipes/quickstart.gin
 
-# Two at a time, since many tests wait for processes; each takes up to 3 GB. WORKERS=0: one by one.
 test: install
-	$(FAST) $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(FAST) $(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: install
-	$(FAST) $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m 'not slow'
+	$(FAST) $(BIN)/python -m pytest $(PARALLEL) -m 'not slow'
 
 check: install
 	$(BIN)/ruff check .

@@ -26,6 +26,12 @@ import gin  # noqa: E402
 import jax  # noqa: E402
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: of several workers none has a long one left in the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def _fresh_gin():
     """Gin's configuration is global: no test leaves bindings behind."""
