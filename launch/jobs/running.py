@@ -11,6 +11,7 @@ from launch.jobs.command import Command, check_program
 from launch.jobs.tether import Tethered
 
 _POLL_SECONDS = 0.2
+_SILENT_SECONDS = 3.0  # after which who waits for the end is told how to hasten it
 
 
 def run(command: Command, watch: EndWatch, is_lost: Callable[[], bool] = lambda: False) -> int:
@@ -25,13 +26,15 @@ def run(command: Command, watch: EndWatch, is_lost: Callable[[], bool] = lambda:
     Raises:
       UserError: there is no such program here.
     """
-    running, told = Tethered(command), False
+    running, told, speak_at = Tethered(command), False, float("inf")
     try:
         while running.poll() is None and not watch.insists:
             if (watch.told or is_lost()) and not told:
                 running.end()
-                told = True
+                told, speak_at = True, time.monotonic() + _SILENT_SECONDS
+            if time.monotonic() > speak_at:
                 _say_how_to_kill()
+                speak_at = float("inf")
             time.sleep(_POLL_SECONDS)
     finally:
         code = running.close()

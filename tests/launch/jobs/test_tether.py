@@ -124,6 +124,7 @@ while True: time.sleep(1)
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
 def test_what_does_not_end_is_killed_at_the_second_ctrl_c(tmp_path, monkeypatch, capsys, first):
     monkeypatch.setattr(tether, "PATIENCE_SECONDS", 0.4)
+    monkeypatch.setattr(running, "_SILENT_SECONDS", 0.4)
     died = []
 
     def tell():
