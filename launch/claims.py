@@ -178,7 +178,7 @@ class Held:
         work: str,
         driver: str = "",
         place: str = "",
-        place_of: Callable[[str], str] = lambda stage: "",
+        place_of: Callable[[str], str] | None = None,
     ):
         now = time.time()
         self._run_dir = run_dir
@@ -205,7 +205,7 @@ class Held:
 
     def follows(self, stage: str) -> bool:
         """Returns whether a driver that is gone has left a stage at work, which lives."""
-        return any(
+        return bool(self.claim.follows) and any(
             claim.work == stage and claim.driver in self.claim.follows and claim.is_live()
             for claim in read_all(self._run_dir)
         )
@@ -279,6 +279,8 @@ class Held:
 
     def _left_behind(self) -> set[str]:
         """Returns the drivers that are gone and have left a stage where this one would send it."""
+        if self._place_of is None:
+            return set()
         live = {claim.id: claim for claim in read_all(self._run_dir) if claim.is_live()}
         return {
             claim.driver
@@ -351,7 +353,7 @@ def hold(
     work: str,
     driver: str = "",
     place: str = "",
-    place_of: Callable[[str], str] = lambda stage: "",
+    place_of: Callable[[str], str] | None = None,
 ) -> Iterator[Held | None]:
     """Holds a claim while it is open, in the first of several processes, where others get None.
 

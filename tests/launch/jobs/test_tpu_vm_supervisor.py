@@ -18,6 +18,7 @@ from launch.jobs import tpu_vm_supervisor
 from launch.jobs.tpu_vm import TpuVm
 from launch.plan.topology import Topology
 
+ROOT = str(pathlib.Path(__file__).parents[3])
 FAKE = pathlib.Path(__file__).parent / "fake_gcloud.py"
 QUOTA = (
     "ERROR: (gcloud.compute.tpus.queued-resources.create) RESOURCE_EXHAUSTED: Quota limit "
@@ -75,6 +76,13 @@ def _run(vm):
 
 def _verbs(folder):
     return [json.loads(line)[3] for line in (folder / "calls").read_text().splitlines()]
+
+
+def _wait_for(look, said=lambda: ""):
+    deadline = time.monotonic() + 120
+    while not look():
+        assert time.monotonic() < deadline, said()
+        time.sleep(0.05)
 
 
 def test_a_stage_that_ends_well_leaves_no_machine(cloud, capfd):
@@ -287,10 +295,7 @@ def test_a_supervisor_that_is_interrupted_is_followed_by_another(cloud, number, 
     )
     first = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 120
-        while not (folder / "ran-0-0").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        _wait_for((folder / "ran-0-0").exists)
         first.send_signal(number)
         error = first.communicate(timeout=120)[1]
         assert "hb may go on and is paid for until it is deleted: `gcloud compute tpus" in error
@@ -310,7 +315,7 @@ def test_a_supervisor_that_is_interrupted_is_followed_by_another(cloud, number, 
 # In the place of humpback on the worker: works on its stage once the file "go" is there.
 WORKER = f"""#!{sys.executable}
 import os, pathlib, sys, time
-sys.path.insert(0, {str(pathlib.Path(__file__).parents[3])!r})
+sys.path.insert(0, {ROOT!r})
 from launch import loop, main
 cloud, run_stage = pathlib.Path(os.environ["CLOUD"]), loop.run_stage
 def wait(context, name):
@@ -331,8 +336,7 @@ def test_a_new_driver_goes_on_with_what_an_old_one_left_on_the_machines(cloud, t
     (folder / "humpback").write_text(WORKER)
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(SITE)
-    root = str(pathlib.Path(__file__).parents[3])
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{root}"}
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{ROOT}"}
     bindings = [
         f'RUN_DIR="{tmp_path / "run"}"', "LaunchPlan.rest='tpu-vm'", "Topology.kind='v5e'",
         "Topology.shape='2x4'", "TpuVm.name='hb'", "TpuVm.project='p'", "TpuVm.zone='z'",
@@ -348,10 +352,7 @@ def test_a_new_driver_goes_on_with_what_an_old_one_left_on_the_machines(cloud, t
         return log.name, subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
     def wait_for(look):
-        deadline = time.monotonic() + 120
-        while not look():
-            assert time.monotonic() < deadline, [p.read_text() for p in tmp_path.glob("log*")]
-            time.sleep(0.05)
+        _wait_for(look, lambda: [path.read_text() for path in tmp_path.glob("log*")])
 
     _, first = driver()
     try:
