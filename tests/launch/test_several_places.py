@@ -115,6 +115,11 @@ def _timeless(value):
     return value
 
 
+def _losses(model_dir):
+    lines = (model_dir / "train" / "metrics.jsonl").read_text().splitlines()
+    return {row["step"]: row["loss"] for row in map(json.loads, lines)}
+
+
 def test_stages_in_places_of_their_own_end_in_the_bytes_of_one_process(
     tiny_recipe, tmp_path, portable_options
 ):
@@ -164,3 +169,12 @@ def test_stages_in_places_of_their_own_end_in_the_bytes_of_one_process(
     assert found.keys() == expected.keys()
     assert [name for name in expected if found[name] != expected[name]] == []
     assert len([name for name in expected if name.startswith("augment/shards")]) == 4
+
+    # Trained by one process: the same examples in the same order; sums of another order.
+    shutil.rmtree(run_dir / "Myx")
+    _run(run_dir, recipe, "train", "--model=Myx")
+    of_one, of_two = _losses(run_dir / "Myx"), _losses(several / "Myx")
+    assert len(of_one) == 12
+    assert of_two == pytest.approx(of_one, rel=1e-3)
+    of_one, of_two = ((folder / "Myx" / "examples.parquet") for folder in (run_dir, several))
+    assert of_one.read_bytes() == of_two.read_bytes()
